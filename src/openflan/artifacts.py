@@ -1,0 +1,76 @@
+"""Finished work is named by its content, marked last, and never redone."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+DONE = "DONE"
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spare spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hex digits naming a JSON-able value by its content."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A sibling path to write to; it takes the place of `path` only if the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with sorted keys, whole or not at all."""
+    write_text(path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def is_done(folder: Path) -> bool:
+    """Whether `stage` finished this folder."""
+    return (folder / DONE).exists()
+
+
+def stage(final: Path, build: Callable[[Path], None], *, resume: bool = False) -> Path:
+    """Build the folder `final` once; returns it at once where it is already done.
+
+    `build` fills a working folder beside it that takes the final name in one rename, so a crash never leaves a
+    half-made `final`. With `resume`, an earlier crash's working folder is handed to `build` again as it is.
+    """
+    if is_done(final):
+        return final
+    work = final.with_name(final.name + ".part")
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    build(work)
+    (work / DONE).touch()
+    shutil.rmtree(final, ignore_errors=True)
+    return work.replace(final)

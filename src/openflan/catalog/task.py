@@ -1,0 +1,126 @@
+"""What a task is: the schema of one TOML file.
+
+Takes a parsed TOML table, gives a frozen, checked `Task`. Read next: `load.py`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+Form = Literal["classification", "multiple_choice", "generation"]
+Kind = Literal["direct", "inverted", "completion"]
+Split = Literal["train", "dev", "test"]
+Metric = Literal[
+    "accuracy", "f1a", "matthews", "pearson", "exact_match", "squad", "drop", "trivia", "bleu", "rouge", "word_edit"
+]
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+DEV_ROWS = 200
+"""Rows set aside to choose the best template, never trained on (paper section 2.3; FLAN's code uses 200)."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=False)
+
+
+class Template(_Record):
+    """One wording of a task: two Jinja2 texts over the row's columns.
+
+    `direct` templates ask for the answer. `inverted` ones give the answer and ask for the text (used in tuning,
+    never scored; paper section 2.1). `completion` ones ask the way an untuned model is asked, as the paper does
+    for its baselines, and are used for untuned models only.
+    """
+
+    id: Name
+    kind: Kind = "direct"
+    inputs: Annotated[str, Field(min_length=1)]
+    targets: str = "{{ answer }}"
+    options: tuple[str, ...] | str | None = None
+    """Other words for the task's options, in the same order; None takes the task's own."""
+
+
+class Source(_Record):
+    """Where rows come from: a hub dataset, or a generator of the micro-world, or (local only) a data root."""
+
+    hub: str | None = None
+    config: str | None = None
+    revision: str = "main"
+    splits: dict[Split, str] = Field(default_factory=lambda: {"train": "train", "dev": "train", "test": "validation"})
+    dev_rows: Annotated[int, Field(ge=1)] = DEV_ROWS
+    prepare: tuple[str, ...] = ()
+    obtain: str = ""
+    """How a user gets the files where no hub copy can be loaded."""
+    world: str | None = None
+    rows: dict[Split, int] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        if self.hub and self.world:
+            raise ValueError("a source is either a hub dataset or a world generator, not both")
+        if not (self.hub or self.world or self.obtain):
+            raise ValueError("name a hub dataset, a world generator, or say in `obtain` how to get the files")
+        if self.world and set(self.rows) != set(SPLITS):
+            raise ValueError("a world source needs rows = { train = …, dev = …, test = … }")
+        return self
+
+
+class Answer(_Record):
+    """Where the right answer stands: options and the index of the gold one, or one or several texts."""
+
+    options: tuple[str, ...] | str | None = None
+    gold: str | None = None
+    text: str | None = None
+
+    @model_validator(mode="after")
+    def _options_or_text(self) -> "Answer":
+        if (self.text is None) == (self.gold is None):
+            raise ValueError("give either gold (with options) or text")
+        if (self.options is None) != (self.gold is None):
+            raise ValueError("options and gold go together")
+        return self
+
+
+class Task(_Record):
+    """One dataset, its answer, its metrics and its templates (DESIGN section 3)."""
+
+    name: Name
+    title: str
+    clusters: Annotated[tuple[Name, ...], Field(min_length=1)]
+    version: Annotated[int, Field(ge=1)] = 1
+    licence: str
+    cite: str
+    derived_from: tuple[str, ...] = ()
+    form: Form
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
+    group: str | None = None
+    """Column that names what several rows share (a passage, a question); intervals are clustered by it."""
+    source: Source
+    columns: Annotated[dict[str, str], Field(min_length=1)]
+    answer: Answer
+    templates: Annotated[tuple[Template, ...], Field(min_length=1, alias="template")]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Task":
+        ids = [template.id for template in self.templates]
+        if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+            raise ValueError(f"template ids used twice: {', '.join(repeated)}")
+        if (self.form == "generation") != (self.answer.text is not None):
+            raise ValueError("a generation task has answer.text; the other forms have answer.options and answer.gold")
+        if not self.of_kind("direct"):
+            raise ValueError("at least one template must be direct")
+        for template in self.templates:
+            own, fixed = template.options, self.answer.options
+            if isinstance(own, tuple) and isinstance(fixed, tuple) and len(own) != len(fixed):
+                raise ValueError(f"template {template.id} has {len(own)} options, the task has {len(fixed)}")
+            if own is not None and fixed is None:
+                raise ValueError(f"template {template.id} has options, the task has none")
+        return self
+
+    def of_kind(self, kind: Kind) -> tuple[Template, ...]:
+        """The templates of one kind, in file order."""
+        return tuple(template for template in self.templates if template.kind == kind)
+
+    def content(self) -> dict[str, Any]:
+        """Everything that decides what rows read like, as plain data; its fingerprint names caches and locks."""
+        return self.model_dump(mode="json", exclude={"title", "licence", "cite"})
