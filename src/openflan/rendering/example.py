@@ -1,0 +1,32 @@
+"""The record that rendering makes and every later layer reads: text only, no tokenizer, no model."""
+
+from dataclasses import dataclass
+
+from openflan.catalog.task import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One row of one task, read through one template."""
+
+    task: str
+    row_id: str
+    """Stable in its task: "validation/17"."""
+    template: str
+    kind: Kind = "direct"
+    inputs: str
+    """What the model reads, without the separator that stands between inputs and targets."""
+    targets: str
+    """What it should write: the gold option, or the first reference."""
+    options: tuple[str, ...] = ()
+    """The choices ranked at evaluation; empty for generation and for inverted templates."""
+    gold: tuple[int, ...] = ()
+    """Indices of the right options; any of them counts."""
+    references: tuple[str, ...] = ()
+    """All right texts of a generation task."""
+    group: str = ""
+    """What several rows share (a passage); intervals are clustered by it. The row id where nothing is shared."""
+    trimmable: tuple[int, int] | None = None
+    """Character span of `inputs` whose middle may be cut where the example is too long."""
+    exemplars: tuple[tuple[str, str], ...] = ()
+    """(inputs, targets) pairs shown in front, in order."""
