@@ -1,0 +1,180 @@
+"""Folders of TOML files to a checked `Catalog`; every problem of every file is reported at once.
+
+A catalog is a folder: one TOML per dataset, and a `clusters.toml` (without one, the paper's clusters apply).
+`flan` and `world` are built in; other names are folders. Catalogs combine. Read next: `holdout.py`.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from openflan.catalog.task import Answer, Source, Task, Template
+from openflan.errors import CatalogError, OpenflanError, Problem, nearest
+
+BUILT_IN = {"flan": ("openflan", "catalog/flan"), "world": ("openflan", "world/tasks")}
+CLUSTERS_FILE = "clusters.toml"
+
+
+class Cluster(BaseModel):
+    """A group of tasks that are held out together (paper section 2.2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str
+    barred_with: tuple[str, ...] = ()
+    """Clusters that leave tuning too when this one is held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All tasks and clusters in play, by name, in name order."""
+
+    tasks: Mapping[str, Task]
+    clusters: Mapping[str, Cluster]
+
+    def task(self, name: str) -> Task:
+        """The task of that name; raises CatalogError naming the nearest ones."""
+        if name not in self.tasks:
+            raise CatalogError(Problem(f"task {name!r}", "no such task", nearest(name, self.tasks)))
+        return self.tasks[name]
+
+    def cluster(self, name: str) -> Cluster:
+        """The cluster of that name; raises CatalogError naming the nearest ones."""
+        if name not in self.clusters:
+            raise CatalogError(Problem(f"cluster {name!r}", "no such cluster", nearest(name, self.clusters)))
+        return self.clusters[name]
+
+    def in_cluster(self, name: str) -> tuple[Task, ...]:
+        """The tasks that belong to a cluster, in name order."""
+        self.cluster(name)
+        return tuple(task for task in self.tasks.values() if name in task.clusters)
+
+
+def load_catalog(*folders: str | Path) -> Catalog:
+    """Read and check one or more catalogs ("flan", "world" or a folder); "flan" where none is named.
+
+    Raises CatalogError listing every problem of every file: unreadable TOML, unknown or missing keys with the
+    nearest good name, unknown clusters, names used twice.
+    """
+    problems: list[Problem] = []
+    tasks: dict[str, tuple[Task, Path]] = {}
+    clusters: dict[str, Cluster] = {}
+    paths = [_folder(name) for name in folders or ("flan",)]
+    for path in paths:
+        clusters.update(_load_clusters(path, problems))
+    for path in paths:
+        for file in sorted(path.glob("*.toml")):
+            if file.name == CLUSTERS_FILE or (task := _load_task(file, problems)) is None:
+                continue
+            if task.name in tasks:
+                problems.append(Problem(str(file), f"task {task.name} is already in {tasks[task.name][1]}"))
+                continue
+            tasks[task.name] = (task, file)
+            for cluster in task.clusters:
+                if cluster not in clusters:
+                    problems.append(Problem(f"{file}: clusters", f"no cluster {cluster!r}", nearest(cluster, clusters)))
+    if problems:
+        raise CatalogError(problems)
+    return Catalog({name: tasks[name][0] for name in sorted(tasks)}, clusters)
+
+
+def _folder(name: str | Path) -> Path:
+    if isinstance(name, str) and name in BUILT_IN:
+        package, inner = BUILT_IN[name]
+        return Path(str(files(package))) / inner
+    path = Path(name)
+    if not path.is_dir():
+        raise CatalogError(Problem(f"catalog {str(name)!r}", "no such folder", nearest(str(name), BUILT_IN)))
+    if not any(file.name != CLUSTERS_FILE for file in path.glob("*.toml")):
+        raise CatalogError(Problem(f"catalog {str(name)!r}", "holds no task files (*.toml)"))
+    return path
+
+
+def _load_clusters(folder: Path, problems: list[Problem]) -> dict[str, Cluster]:
+    file = folder / CLUSTERS_FILE
+    if not file.exists():
+        file = _folder("flan") / CLUSTERS_FILE
+    clusters: dict[str, Cluster] = {}
+    for name, table in _parse(file, problems).items():
+        if (cluster := _validate(Cluster, {"name": name, **table}, f"{file}: {name}", problems)) is not None:
+            clusters[name] = cluster
+    for cluster in clusters.values():
+        problems += [
+            Problem(f"{file}: {cluster.name}.barred_with", f"no cluster {other!r}", nearest(other, clusters))
+            for other in cluster.barred_with
+            if other not in clusters
+        ]
+    return clusters
+
+
+def _load_task(file: Path, problems: list[Problem]) -> Task | None:
+    before = len(problems)
+    table = _parse(file, problems)
+    if len(problems) > before:
+        return None
+    task = _validate(Task, table, str(file), problems)
+    if task is not None and task.name != file.stem:
+        problems.append(Problem(f"{file}: name", f"is {task.name!r}", f"a task's file is called after it: {task.name}.toml"))
+        return None
+    return task
+
+
+def _parse(file: Path, problems: list[Problem]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(Problem(str(file), f"not valid TOML: {error}"))
+        return {}
+
+
+def _validate[Model: BaseModel](
+    model: type[Model], table: Mapping[str, Any], where: str, problems: list[Problem]
+) -> Model | None:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        problems.extend(validation_problems(error, where, known_keys(Task, Source, Answer, Template, Cluster)))
+        return None
+
+
+def known_keys(*models: type[BaseModel]) -> dict[str, set[str]]:
+    """The key names of each model as written in TOML, by model name."""
+    return {m.__name__: {field.alias or name for name, field in m.model_fields.items()} for m in models}
+
+
+def validation_problems(error: ValidationError, where: str, keys: Mapping[str, set[str]]) -> Iterator[Problem]:
+    """One Problem for each pydantic error, with the dotted key and, for an unknown key, the nearest good one."""
+    every = sorted(set[str]().union(*keys.values()))
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        place = f"{where}: {path}" if path else where
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(str(item["loc"][-1]), every, n=3)
+            yield Problem(place, "unknown key", f"did you mean {', '.join(close)}?" if close else "")
+        elif item["type"] == "missing":
+            yield Problem(place, "missing key")
+        else:
+            got = "" if isinstance(item["input"], dict | list) else f", got {item['input']!r}"
+            yield Problem(place, item["msg"].removeprefix("Value error, ") + got)
+
+
+def load_toml[Model: BaseModel](model: type[Model], file: Path, error: type[OpenflanError], *nested: type[BaseModel]) -> Model:
+    """Read one TOML file into a pydantic model, raising `error` with every problem found."""
+    problems: list[Problem] = []
+    if not file.is_file():
+        raise error(Problem(str(file), "no such file"))
+    table = _parse(file, problems)
+    if not problems:
+        try:
+            return model.model_validate(table)
+        except ValidationError as invalid:
+            problems.extend(validation_problems(invalid, str(file), known_keys(model, *nested)))
+    raise error(problems)
+

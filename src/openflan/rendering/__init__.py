@@ -1,0 +1,1 @@
+"""HOW a row reads: templates, options and exemplars turn a row into an Example."""

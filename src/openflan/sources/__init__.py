@@ -1,0 +1,1 @@
+"""WHERE rows come from: hub datasets, local files in hub layout, the micro-world."""

@@ -1,0 +1,1 @@
+"""Recipes, the main path that runs one, and grids of them."""
