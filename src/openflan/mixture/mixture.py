@@ -1,0 +1,165 @@
+"""The mixture: a pure function from block number to (task, row, template).
+
+Block b holds, for task t with rate r_t, the ordinals from floor(r_t*B*b + u_t) up to floor(r_t*B*(b+1) + u_t). An ordinal
+names a row through a permutation per epoch, and a template by rotation. So every window keeps the proportions, no row
+repeats before its task is used up, adding a task reshuffles no other, and resuming is arithmetic.
+
+Takes the tuning tasks with their rows, gives `Example`s block by block. Read next: `encoding/encode.py`.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from openflan.artifacts import canonical_json, fingerprint
+from openflan.catalog.task import Task, Template
+from openflan.errors import ConfigError, SourceError
+from openflan.ledger import Ledger
+from openflan.rendering.example import Example
+from openflan.rendering.render import ReadRow, Wording, render
+from openflan.seeding import derive, generator
+
+
+class MixtureSettings(BaseModel):
+    """Examples-proportional mixing with caps (paper section 2.1; Raffel et al. 2020 for the temperature)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_examples: Annotated[int, Field(ge=1)] = 30_000
+    """Rows of a task that are used at most."""
+    rate_cap: Annotated[int, Field(ge=1)] = 3_000
+    """Rows of a task beyond this number add nothing to its rate."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """1 is proportional; larger is flatter."""
+    block_size: Annotated[int, Field(ge=1)] = 1_024
+    """Examples in a block, the window within which examples are packed."""
+    inverted: bool = True
+    """Whether inverted templates take part."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """One task's share of the mixture: its rows and the templates they are read through."""
+
+    task: Task
+    rows: Sequence[ReadRow]
+    templates: tuple[Template, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One place in the mixture."""
+
+    task: str
+    ordinal: int
+    row: int
+    """Index into the task's rows."""
+    template: int
+    """Index into the task's templates."""
+
+
+def rates(counts: Mapping[str, int], settings: MixtureSettings) -> dict[str, float]:
+    """Mixing rate of each task, summing to 1: min(n, rate_cap) ** (1/temperature), n counted up to max_examples.
+
+    >>> rates({"a": 100, "b": 9000}, MixtureSettings())
+    {'a': 0.03225806451612903, 'b': 0.967741935483871}
+    """
+    weights = {
+        name: min(count, settings.max_examples, settings.rate_cap) ** (1 / settings.temperature)
+        for name, count in counts.items()
+    }
+    total = math.fsum(weights.values())
+    if total <= 0:
+        raise SourceError("no task of the mixture has a row to tune on")
+    return {name: weight / total for name, weight in weights.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Tasks, their rates and a seed; `block(b)` says which example stands where."""
+
+    tasks: Mapping[str, TaskRows]
+    settings: MixtureSettings
+    seed: int
+    wording: Wording = "instructions"
+    rate: Mapping[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate", rates({name: len(t.rows) for name, t in self.tasks.items()}, self.settings))
+
+    def block(self, number: int) -> list[Draw]:
+        """The draws of one block, in tuning order; a pure function of (self, number)."""
+        if number < 0:
+            raise ConfigError(f"block {number}: block numbers start at 0")
+        size = self.settings.block_size
+        draws: list[tuple[bytes, Draw]] = []
+        for name, rate in self.rate.items():
+            if rate == 0:
+                continue
+            share = self.tasks[name]
+            start = derive(self.seed, "mixture", "start", name) / 2**64
+            first, last = (math.floor(rate * size * b + start) for b in (number, number + 1))
+            turn = derive(self.seed, "mixture", "template", name)
+            for ordinal in range(first, last):
+                epoch, place = divmod(ordinal, len(share.rows))
+                row = int(_permutation(self.seed, name, epoch, len(share.rows))[place])
+                draw = Draw(name, ordinal, row, (ordinal + turn) % len(share.templates))
+                draws.append((_order_key(self.seed, number, name, ordinal), draw))
+        return [draw for _, draw in sorted(draws, key=lambda pair: pair[0])]
+
+    def examples(self, number: int) -> list[Example]:
+        """The rendered examples of one block."""
+        done: list[Example] = []
+        for draw in self.block(number):
+            share = self.tasks[draw.task]
+            done.append(render(share.task, share.rows[draw.row], share.templates[draw.template], self.wording))
+        return done
+
+    def lock(self, ledger: Ledger) -> dict[str, Any]:
+        """The content of mixture.lock: effective rates, counts, drops and content hashes, with a fingerprint over all."""
+        tasks = {
+            name: {
+                "rate": self.rate[name],
+                "rows": len(share.rows),
+                "dropped": sum(n for (_, task, _), n in ledger.dropped.items() if task == name),
+                "rows_sha": _rows_sha(share.rows),
+                "templates": [template.id for template in share.templates],
+                "task_sha": fingerprint(share.task.content()),
+            }
+            for name, share in sorted(self.tasks.items())
+        }
+        content = {
+            "format": 1,
+            "seed": self.seed,
+            "wording": self.wording,
+            "settings": self.settings.model_dump(),
+            "tasks": tasks,
+        }
+        return {**content, "fingerprint": fingerprint(content)}
+
+
+def tuning_templates(task: Task, *, inverted: bool) -> tuple[Template, ...]:
+    """The templates a task is tuned with: direct ones and, unless switched off, inverted ones."""
+    return task.of_kind("direct") + (task.of_kind("inverted") if inverted else ())
+
+
+@lru_cache(maxsize=256)
+def _permutation(seed: int, task: str, epoch: int, count: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    return generator(seed, "mixture", "epoch", task, epoch).permutation(count)
+
+
+def _order_key(seed: int, block: int, task: str, ordinal: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{block}/{task}/{ordinal}".encode(), digest_size=8).digest()
+
+
+def _rows_sha(rows: Sequence[ReadRow]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(canonical_json([row.id, dict(row.columns), row.options, row.gold, row.texts]).encode())
+    return digest.hexdigest()[:16]

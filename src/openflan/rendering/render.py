@@ -1,0 +1,188 @@
+"""Rows to examples: columns, options and answer are read once per row, then any template can be rendered.
+
+Takes a task and rows, gives `Example`s; rows that do not fit are dropped with file, row id and reason.
+Read next: `mixture/mixture.py`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jinja2 import TemplateError
+
+from openflan.catalog.task import Task, Template
+from openflan.errors import CatalogError, Problem, nearest
+from openflan.ledger import Ledger
+from openflan.rendering.environment import TRIM_END, TRIM_START, compile_expression, compile_text, variables
+from openflan.rendering.example import Example
+from openflan.sources.read import Row
+
+Wording = Literal["instructions", "no_template", "dataset_name"]
+"""`instructions`: the task's templates. The other two are the ablations of paper section 4.3 (figure 8)."""
+
+STAGE = "render"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """A row's columns, options and answer, checked and ready for any template."""
+
+    id: str
+    columns: Mapping[str, Any]
+    raw: Mapping[str, Any]
+    options: tuple[str, ...]
+    gold: tuple[int, ...]
+    texts: tuple[str, ...]
+    group: str
+
+
+class RowError(Exception):
+    """Why one row cannot be used; becomes a reason in the ledger."""
+
+
+def read_columns(task: Task, rows: Iterable[Row], ledger: Ledger) -> list[ReadRow]:
+    """Evaluate the task's column and answer expressions; unusable rows are counted in `ledger` (stage "render")."""
+    done: list[ReadRow] = []
+    for row in rows:
+        try:
+            done.append(_read_row(task, row))
+        except RowError as error:
+            ledger.drop(STAGE, task.name, row.id, str(error))
+        else:
+            ledger.keep(STAGE, task.name)
+    return done
+
+
+def render(task: Task, row: ReadRow, template: Template, wording: Wording = "instructions") -> Example:
+    """One example. For the ablation wordings the template only decides which row of options is meant.
+
+    Raises CatalogError if the template cannot be rendered on this row (a fault of the task file).
+    """
+    options = _options(task, row, template)
+    golds = [options[i] for i in row.gold] if options else list(row.texts)
+    values = {**row.columns, "answer": golds[0], "options": list(options), "options_": options_block(options)}
+    if wording == "instructions":
+        inputs, targets = _text(task, template, "inputs", values), _text(task, template, "targets", values)
+    else:
+        inputs, targets = plain_inputs(task, row), golds[0]
+        if wording == "dataset_name":
+            inputs = f"[{task.clusters[0].replace('_', ' ')}: {task.title}]\n{inputs}"
+    inputs, trimmable = _take_out_marks(inputs)
+    scored = template.kind != "inverted" or wording != "instructions"
+    return Example(
+        task=task.name,
+        row_id=row.id,
+        template=template.id if wording == "instructions" else wording,
+        kind=template.kind if wording == "instructions" else "direct",
+        inputs=inputs,
+        targets=_take_out_marks(targets)[0],
+        options=options if scored else (),
+        gold=row.gold if scored else (),
+        references=tuple(golds) if scored and not options else (),
+        group=row.group,
+        trimmable=trimmable,
+    )
+
+
+def plain_inputs(task: Task, row: ReadRow) -> str:
+    """The row without any words of ours: what its first direct template shows, one column a line (section 4.3)."""
+    used = variables(task.of_kind("direct")[0].inputs)
+    return "\n".join(_plain(row.columns[name]) for name in task.columns if name in used)
+
+
+def _plain(value: Any) -> str:
+    return "\n".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+
+
+def options_block(options: Sequence[str]) -> str:
+    """The option list as FLAN writes it (paper section 2.3).
+
+    >>> options_block(["yes", "no"])
+    'OPTIONS:\\n- yes\\n- no'
+    """
+    return "\n".join(["OPTIONS:", *(f"- {option}" for option in options)]) if options else ""
+
+
+def _read_row(task: Task, row: Row) -> ReadRow:
+    scope = {**row.fields, "row": dict(row.fields)}
+    columns: dict[str, Any] = {}
+    for name, expression in task.columns.items():
+        columns[name] = _evaluate(expression, scope, f"{task.name}: columns.{name}", f"column {name}", row.fields)
+    scope = {**scope, **columns}
+    if task.answer.text is not None:
+        value = _evaluate(task.answer.text, scope, f"{task.name}: answer.text", "answer", row.fields)
+        texts = tuple(str(text) for text in (value if isinstance(value, list | tuple) else [value]) if str(text).strip())
+        if not texts:
+            raise RowError("empty answer")
+        options, gold = (), ()
+    else:
+        texts = ()
+        options = _option_texts(task, task.answer.options, scope, row.fields)
+        gold = _gold(task, scope, len(options), row.fields)
+    group = columns.get(task.group) if task.group else None
+    return ReadRow(row.id, columns, row.fields, options, gold, texts, row.id if group is None else str(group))
+
+
+def _evaluate(expression: str, scope: dict[str, Any], where: str, what: str, fields: Mapping[str, Any]) -> Any:
+    try:
+        value = compile_expression(expression, where)(scope)
+    except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise RowError(f"{what}: {error}; the row has {', '.join(sorted(fields))}") from error
+    if value is None:
+        raise RowError(f"{what} is null")
+    return value
+
+
+def _option_texts(
+    task: Task, options: tuple[str, ...] | str | None, scope: dict[str, Any], fields: Mapping[str, Any]
+) -> tuple[str, ...]:
+    if isinstance(options, tuple):
+        return options
+    value = _evaluate(str(options), scope, f"{task.name}: options", "options", fields)
+    if isinstance(value, str) or not value:
+        raise RowError("options is not a list of choices")
+    texts = tuple(str(text) for text in value)
+    if any(not text.strip() for text in texts):
+        raise RowError("an option is empty")
+    return texts
+
+
+def _gold(task: Task, scope: dict[str, Any], num_options: int, fields: Mapping[str, Any]) -> tuple[int, ...]:
+    value = _evaluate(str(task.answer.gold), scope, f"{task.name}: answer.gold", "gold", fields)
+    try:
+        gold = tuple(int(index) for index in (value if isinstance(value, list | tuple) else [value]))
+    except (TypeError, ValueError) as error:
+        raise RowError(f"gold {value!r} is not an index") from error
+    if not gold or any(not 0 <= index < num_options for index in gold):
+        raise RowError(f"label {value!r} is outside 0..{num_options - 1}")
+    return gold
+
+
+def _options(task: Task, row: ReadRow, template: Template) -> tuple[str, ...]:
+    if template.options is None or not row.options:
+        return row.options
+    if isinstance(template.options, tuple):
+        return template.options
+    scope = {**row.raw, "row": dict(row.raw), **row.columns, "options": list(row.options)}
+    try:
+        return _option_texts(task, template.options, scope, row.raw)
+    except RowError as error:
+        raise CatalogError(Problem(f"{task.name}: template {template.id}.options", f"row {row.id}: {error}")) from error
+
+
+def _text(task: Task, template: Template, side: Literal["inputs", "targets"], values: dict[str, Any]) -> str:
+    where = f"{task.name}: template {template.id}.{side}"
+    try:
+        return compile_text(getattr(template, side), where).render(values)
+    except (TemplateError, TypeError, ValueError) as error:
+        missing = sorted(variables(getattr(template, side)) - values.keys())
+        hint = nearest(missing[0], values) if missing else ""
+        raise CatalogError(Problem(where, str(error), hint)) from error
+
+
+def _take_out_marks(text: str) -> tuple[str, tuple[int, int] | None]:
+    start, end = text.find(TRIM_START), text.find(TRIM_END)
+    if start < 0 or end < start:
+        return text, None
+    clean = text.replace(TRIM_START, "").replace(TRIM_END, "")
+    return clean, (start, end - 1)

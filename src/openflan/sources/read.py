@@ -1,0 +1,164 @@
+"""A task's rows, wherever they are: a data root of local files, the micro-world's generator, or the hub.
+
+Takes a task and a split, gives `Row`s in a fixed shuffled order with stable ids. Read next: `rendering/render.py`.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from openflan.catalog.task import Split, Task
+from openflan.errors import CatalogError, Problem, SourceError, nearest
+from openflan.ledger import Ledger
+from openflan.seeding import generator
+from openflan.sources.hub import load_hub_split
+from openflan.sources.local import FILES, find_split, read_file
+from openflan.sources.prepare import STEPS
+
+MAX_EXAMPLES = 30_000
+"""Most rows of one task that are ever tuned on (paper section 2.1)."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One source row: its stable id ("validation/17", or "train/17.3" for part 3 of an exploded row) and columns."""
+
+    id: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """Where to look for rows."""
+
+    data_root: Path | None = None
+    """Folder with one folder per task name; tried before the hub."""
+    world_seed: int = 0
+    """Which rows of the micro-world are generated."""
+
+
+def read_rows(
+    task: Task, split: Split, settings: SourceSettings, ledger: Ledger, *, limit: int | None = None
+) -> Sequence[Row]:
+    """The rows of one split, in an order that is fixed by the task's name, at most `limit` (MAX_EXAMPLES for train).
+
+    Hub copies are often sorted by label, so rows are permuted before any cut (flan-paper 1.3). Where dev shares a
+    source split with train or test, `dev_rows` rows are set aside for it and never appear on the other side.
+
+    Raises SourceError if the rows cannot be found or read. Rows that a prepare step refuses are counted in `ledger`.
+    """
+    most = min(limit or MAX_EXAMPLES, MAX_EXAMPLES) if split == "train" else limit
+    if task.source.world:
+        return _world_rows(task, split, settings.world_seed, most)
+    place = _place(task, settings.data_root)
+    origin = place.origin(split, ledger)
+    if origin is None:
+        return ()
+    table = place.rows(origin)
+    rows: list[Row] = []
+    for index in _indices(task, split, origin, len(table), place.shared(split, origin)):
+        for part in _prepared(task, f"{origin}/{index}", table[int(index)], ledger):
+            rows.append(part)
+            if most is not None and len(rows) >= most:
+                return rows
+    return rows
+
+
+def _world_rows(task: Task, split: Split, seed: int, limit: int | None) -> Sequence[Row]:
+    from openflan.world.rows import generate
+
+    count = task.source.rows[split] if limit is None else min(limit, task.source.rows[split])
+    return [Row(f"{split}/{i}", row) for i, row in enumerate(generate(str(task.source.world), split, count, seed))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A task's source splits, from a data root or the hub."""
+
+    task: Task
+    folder: Path | None
+
+    def origin(self, split: Split, ledger: Ledger) -> str | None:
+        """The source split that serves `split`, or a stand-in (noted in the ledger) where a local copy lacks it."""
+        wanted = self.task.source.splits.get(split)
+        if wanted is None or self.folder is None:
+            return wanted
+        name = local_name(wanted)
+        if find_split(self.folder, name):
+            return name
+        stand_ins = {"train": (), "dev": ("train", "validation"), "test": ("validation",)}[split]
+        for other in stand_ins:
+            if find_split(self.folder, other):
+                ledger.note(f"{self.task.name}: no {name} file, {other} stands in for {split}")
+                return other
+        if split == "train":
+            ledger.note(f"{self.task.name}: no {name} file, nothing to tune on")
+            return None
+        raise SourceError(Problem(str(self.folder), f"no {name} file", f"expected {name}.{{{'|'.join(FILES)}}}"))
+
+    def rows(self, origin: str) -> Sequence[Mapping[str, Any]]:
+        if self.folder is not None:
+            path = find_split(self.folder, origin)
+            assert path is not None, "origin() names files that exist"
+            return _read_cached(path)
+        source = self.task.source
+        if source.hub is None:
+            raise SourceError(Problem(self.task.name, "is not on the hub and no data root has it", source.obtain))
+        return load_hub_split(source.hub, source.config, source.revision, origin, self.task.name)
+
+    def shared(self, split: Split, origin: str) -> bool:
+        """Whether dev rows must be set apart from `split` within `origin`."""
+        quiet = Ledger()
+        others: tuple[Split, ...] = ("train", "test") if split == "dev" else ("dev",)
+        return any(other in self.task.source.splits and self.origin(other, quiet) == origin for other in others)
+
+
+@cache
+def _read_cached(path: Path) -> Sequence[Mapping[str, Any]]:
+    return read_file(path)
+
+
+def local_name(split: str) -> str:
+    """The file name a hub split has under a data root: train, validation or test."""
+    if split.startswith("train"):
+        return "train"
+    return "test" if split.startswith("test") else "validation"
+
+
+def _place(task: Task, data_root: Path | None) -> _Place:
+    if data_root is not None:
+        if not data_root.is_dir():
+            raise SourceError(Problem(f"data root {data_root}", "no such folder"))
+        if (folder := data_root / task.name).is_dir():
+            return _Place(task, folder)
+    return _Place(task, None)
+
+
+def _indices(task: Task, split: Split, origin: str, count: int, shared: bool) -> Iterator[int]:
+    order = generator(0, "rows", task.name, origin).permutation(count)
+    if shared:
+        dev = min(task.source.dev_rows, count // 2)
+        order = order[count - dev :] if split == "dev" else order[: count - dev]
+    elif split == "dev":
+        order = order[: task.source.dev_rows]
+    yield from order.tolist()
+
+
+def _prepared(task: Task, row_id: str, fields: Mapping[str, Any], ledger: Ledger) -> Iterator[Row]:
+    parts: Iterator[dict[str, Any]] = iter([dict(fields)])
+    for name in task.source.prepare:
+        if name not in STEPS:
+            raise CatalogError(Problem(f"{task.name}: source.prepare", f"no step {name!r}", nearest(name, STEPS)))
+        parts = STEPS[name](parts)
+    done = list(parts)
+    for number, part in enumerate(done):
+        part_id = row_id if len(done) == 1 else f"{row_id}.{number}"
+        if reason := part.get("_dropped"):
+            ledger.drop("prepare", task.name, part_id, str(reason))
+        else:
+            yield Row(part_id, part)
