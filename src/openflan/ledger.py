@@ -88,6 +88,19 @@ class Ledger:
                 entry(stage, task)[kind][reason] = {"count": count, "rows": rows}
         return {"stages": stages, "notes": sorted(self.notes)}
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Ledger":
+        """The ledger that `to_json` wrote."""
+        ledger = cls(notes=list(value["notes"]))
+        for stage, tasks in value["stages"].items():
+            for task, entry in tasks.items():
+                ledger.kept[stage, task] = entry["kept"]
+                for counts, kind in ((ledger.dropped, "dropped"), (ledger.shortened, "shortened")):
+                    for reason, found in entry[kind].items():
+                        counts[stage, task, reason] = found["count"]
+                        ledger.examples[stage, task, reason] = list(found["rows"])
+        return ledger
+
     def summary(self, stage: str) -> str:
         """One line: `encode  29,871 kept · 129 dropped (118 targets longer than 256 tokens, 11 empty inputs)`."""
 

@@ -8,17 +8,19 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from openflan.catalog.task import Answer, Source, Task, Template
 from openflan.errors import CatalogError, OpenflanError, Problem, nearest
 
-BUILT_IN = {"flan": ("openflan", "catalog/flan"), "world": ("openflan", "world/tasks")}
+PACKAGE = Path(__file__).parents[1]
+BUILT_IN = {"flan": PACKAGE / "catalog" / "flan", "world": PACKAGE / "world" / "tasks"}
 CLUSTERS_FILE = "clusters.toml"
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Cluster(BaseModel):
@@ -87,8 +89,7 @@ def load_catalog(*folders: str | Path) -> Catalog:
 
 def _folder(name: str | Path) -> Path:
     if isinstance(name, str) and name in BUILT_IN:
-        package, inner = BUILT_IN[name]
-        return Path(str(files(package))) / inner
+        return BUILT_IN[name]
     path = Path(name)
     if not path.is_dir():
         raise CatalogError(Problem(f"catalog {str(name)!r}", "no such folder", nearest(str(name), BUILT_IN)))
@@ -134,7 +135,7 @@ def _parse(file: Path, problems: list[Problem]) -> dict[str, Any]:
         return {}
 
 
-def _validate[Model: BaseModel](
+def _validate(
     model: type[Model], table: Mapping[str, Any], where: str, problems: list[Problem]
 ) -> Model | None:
     try:
@@ -165,7 +166,7 @@ def validation_problems(error: ValidationError, where: str, keys: Mapping[str, s
             yield Problem(place, item["msg"].removeprefix("Value error, ") + got)
 
 
-def load_toml[Model: BaseModel](model: type[Model], file: Path, error: type[OpenflanError], *nested: type[BaseModel]) -> Model:
+def load_toml(model: type[Model], file: Path, error: type[OpenflanError], *nested: type[BaseModel]) -> Model:
     """Read one TOML file into a pydantic model, raising `error` with every problem found."""
     problems: list[Problem] = []
     if not file.is_file():

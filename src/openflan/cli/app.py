@@ -1,0 +1,66 @@
+"""The `openflan` command: verbs, and what an error looks like."""
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from openflan.cli import catalog, demo, evaluate, mix, render, report, run, score, tune
+from openflan.cli.console import err
+from openflan.errors import OpenflanError
+
+app = typer.Typer(
+    name="openflan",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Instruction-tune a language model on task clusters and measure what it gained on clusters it has never seen.",
+)
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("tune")(tune.tune)
+app.command("evaluate")(evaluate.evaluate)
+app.command("score")(score.score)
+app.command("render")(render.render)
+app.command("mix")(mix.mix)
+app.command("report")(report.report)
+app.add_typer(catalog.app, name="catalog")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(version("openflan"))
+        raise typer.Exit
+
+
+@app.callback()
+def _main(  # pyright: ignore[reportUnusedFunction] -- typer calls it
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the library does.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+def main() -> None:
+    """Entry point: exit 0 done, 1 failed, 2 misused."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except OpenflanError as error:
+        kind = type(error).__name__
+        if error.problems:
+            err.print(f"[bold red]{kind}[/]: {len(error.problems)} problem{'s' * (len(error.problems) > 1)}")
+            for problem in error.problems:
+                err.print(f"  - {problem}", markup=False)
+        else:
+            err.print(f"[bold red]{kind}[/]: ", end="")
+            err.print(str(error), markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command goes on where it stood")
+        sys.exit(130)

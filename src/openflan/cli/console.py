@@ -1,0 +1,59 @@
+"""Talk and progress on stderr, results on stdout."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from openflan.studies.progress import Progress as Report
+from openflan.studies.progress import ProgressEvent
+
+out = Console()
+err = Console(stderr=True, highlight=False)
+
+SECONDS_BETWEEN_LINES = 10
+"""How often a job that is not shown as a bar says where it stands."""
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False, sort_keys=True)
+    sys.stdout.write("\n")
+
+
+@contextmanager
+def shown_progress(*, quiet: bool) -> Iterator[Report]:
+    """A progress report that draws one bar per job on a terminal, and writes a line now and then elsewhere."""
+    if quiet:
+        yield lambda event: None
+    elif err.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"))  # fmt: skip
+        with Progress(*columns, console=err) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def draw(event: ProgressEvent) -> None:
+                if event.job not in tasks:
+                    tasks[event.job] = bars.add_task(event.job, total=event.total, note="")
+                bars.update(tasks[event.job], completed=event.done, total=event.total, note=event.note)
+
+            yield draw
+    else:
+        yield _line_report()
+
+
+def _line_report() -> Report:
+    last: dict[str, float] = {}
+
+    def tell(event: ProgressEvent) -> None:
+        now = time.monotonic()
+        if event.done >= event.total or now - last.get(event.job, 0) >= SECONDS_BETWEEN_LINES:
+            last[event.job] = now
+            err.print(f"{event.job}  {event.done:,} of {event.total:,}  {event.note}", markup=False)
+
+    return tell

@@ -1,0 +1,52 @@
+"""`openflan evaluate`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openflan.cli import options
+from openflan.cli.console import emit_json, err, out, shown_progress
+from openflan.cli.run import resolve
+from openflan.errors import ConfigError
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Hub id, folder, or world:small|base|base-1|base-2.")],
+    hold_out: options.HoldOut = None,
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Tasks; comma-separated or repeated.")] = None,
+    catalog: options.Catalogs = None,
+    data_root: options.DataRoot = None,
+    limit: options.Limit = None,
+    seed: options.Seed = 0,
+    world_seed: options.WorldSeed = 0,
+    completion: Annotated[bool, typer.Option("--completion", help="Ask through completion templates (untuned models).")] = False,
+    out_: Annotated[Path | None, typer.Option("--out", help="Folder for samples and result.")] = None,
+    json_: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score one model as it is, zero-shot, over all templates of the given clusters' or tasks' datasets.
+
+    Example: openflan evaluate --model runs/nli/model --hold-out nli --data-root data
+    """
+    from openflan.artifacts import read_json
+    from openflan.reports.table import render_table
+    from openflan.studies.evaluate import evaluate_only
+
+    clusters, names = options.listed(hold_out), options.listed(tasks)
+    if bool(clusters) == bool(names):
+        raise ConfigError("give either --hold-out with clusters or --tasks with task names")
+    recipe = resolve(
+        None, model=model, hold_out=clusters or ["(tasks)"], catalogs=options.listed(catalog), data_root=data_root,
+        limit=limit, seed=seed, world_seed=world_seed, arms=["untuned_completion" if completion else "untuned"],
+    )  # fmt: skip
+    folder = out_ or Path("runs") / f"evaluate-{recipe.fingerprint[:8]}"
+    with shown_progress(quiet=quiet) as progress:
+        evaluate_only(recipe, names, folder, progress=progress)
+    result = read_json(folder / "result.json")
+    if json_:
+        emit_json(result)
+    else:
+        out.print(render_table(result))
+    if not quiet:
+        err.print(str(folder / "result.json"), markup=False)

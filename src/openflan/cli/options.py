@@ -1,0 +1,33 @@
+"""Flags that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no talk.")]
+Catalogs = Annotated[
+    list[str] | None,
+    typer.Option("--catalog", help="Catalog: flan, world, or a folder of task files. May be repeated.", show_default="flan"),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        envvar="OPENFLAN_DATA_ROOT",
+        help="Folder of local rows, one folder per task in hub layout; tried before the hub.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+WorldSeed = Annotated[int, typer.Option("--world-seed", help="Which rows of the micro-world are generated.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many rows of each task.")]
+HoldOut = Annotated[
+    list[str] | None,
+    typer.Option("--hold-out", help="Cluster to hold out; comma-separated or repeated.", metavar="CLUSTER"),
+]
+
+
+def listed(values: list[str] | None) -> list[str]:
+    """Values of an option that may be repeated or comma-separated."""
+    return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]

@@ -1,0 +1,84 @@
+"""`openflan render`"""
+
+from typing import Annotated
+
+import typer
+
+from openflan.catalog.task import Split
+from openflan.cli import options
+from openflan.cli.console import emit_json, err, out
+
+
+def render(
+    task: Annotated[str, typer.Argument(help="Task name.")],
+    template: Annotated[str | None, typer.Option(help="Only this template.")] = None,
+    split: Annotated[Split, typer.Option(help="train, dev or test.")] = "train",
+    limit: Annotated[int, typer.Option(min=1, help="Rows.")] = 1,
+    wording: Annotated[str, typer.Option(help="instructions, no_template or dataset_name.")] = "instructions",
+    catalog: options.Catalogs = None,
+    data_root: options.DataRoot = None,
+    world_seed: options.WorldSeed = 0,
+    tokens: Annotated[str | None, typer.Option("--tokens", metavar="MODEL", help="Show this model's tokens, targets marked.")] = None,
+    json_: options.Json = False,
+) -> None:
+    """What rows read like through a task's templates.
+
+    Example: openflan render rte --data-root data --limit 1
+    """
+    from openflan.catalog.load import load_catalog
+    from openflan.errors import CatalogError, ConfigError, Problem, nearest
+    from openflan.ledger import Ledger
+    from openflan.rendering.render import read_columns
+    from openflan.rendering.render import render as render_row
+    from openflan.sources.read import SourceSettings, read_rows
+
+    if wording not in ("instructions", "no_template", "dataset_name"):
+        raise ConfigError(Problem("--wording", wording, nearest(wording, ["instructions", "no_template", "dataset_name"])))
+    found = load_catalog(*(options.listed(catalog) or ["flan", "world"])).task(task)
+    templates = [t for t in found.templates if template in (None, t.id)]
+    if not templates:
+        raise CatalogError(Problem(f"{task}: template {template!r}", "no such template", nearest(str(template), [t.id for t in found.templates])))
+    ledger = Ledger()
+    settings = SourceSettings(data_root=data_root, world_seed=world_seed)
+    rows = read_columns(found, read_rows(found, split, settings, ledger, limit=limit), ledger)
+    examples = [
+        render_row(found, row, t, wording) for row in rows for t in (templates if wording == "instructions" else templates[:1])
+    ]
+    if json_:
+        emit_json([_plain(example) for example in examples])
+        return
+    for example in examples:
+        out.rule(f"[bold]{example.task}[/] · {example.template} ({example.kind}) · row {example.row_id}", align="left", style="dim")
+        if tokens is None:
+            out.print(example.inputs, markup=False, highlight=False)
+            out.print(example.targets, style="bold green", markup=False, highlight=False)
+        else:
+            _show_tokens(example, tokens)
+    for (_, name, reason), count in ledger.dropped.items():
+        err.print(f"{name}: {count} rows left out: {reason}", markup=False)
+
+
+def _plain(example: object) -> dict[str, object]:
+    import dataclasses
+
+    return dataclasses.asdict(example)  # pyright: ignore[reportArgumentType] -- an Example
+
+
+def _show_tokens(example: object, model: str) -> None:
+    from rich.text import Text
+
+    from openflan.encoding.encode import encode
+    from openflan.encoding.prompt_format import Lengths, PromptFormat
+    from openflan.ledger import Ledger
+    from openflan.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    encoded = encode([example], tokenizer, PromptFormat(), Lengths(), Ledger())  # pyright: ignore[reportArgumentType]
+    for one in encoded:
+        line = Text()
+        for ids, style in ((one.prompt_ids, "dim"), (one.target_ids, "bold green")):
+            for token in tokenizer.convert_ids_to_tokens(list(ids)):
+                line.append(str(token).replace("\n", "↵"), style=style)
+                line.append("·", style="blue")
+        out.print(line)
+        err.print(f"{len(one.prompt_ids)} prompt tokens, {len(one.target_ids)} target tokens (with loss, EOS last)")

@@ -1,0 +1,35 @@
+"""`openflan tune`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openflan.cli import options
+from openflan.cli.console import err, shown_progress
+from openflan.cli.run import resolve
+
+
+def tune(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped one.")],
+    model: Annotated[str | None, typer.Option(help="Base model in place of the recipe's.")] = None,
+    data_root: options.DataRoot = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    out_: Annotated[Path | None, typer.Option("--out", help="Run folder; the model goes to OUT/model.")] = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Tune only: the recipe's first tuned arm, on everything its held-out clusters allow.
+
+    Example: openflan tune demo --model world:small --out runs/tuned
+    """
+    from openflan.studies.recipe import TUNED_WITH
+    from openflan.studies.run import tune_only
+
+    resolved = resolve(recipe, model=model, data_root=data_root, steps=steps)
+    arm = next((arm for arm in resolved.arms if arm in TUNED_WITH), "tuned")
+    folder = out_ or Path("runs") / f"tune-{resolved.fingerprint[:8]}"
+    with shown_progress(quiet=quiet) as progress:
+        model_folder = tune_only(resolved, folder, arm=arm, progress=progress)
+    typer.echo(str(model_folder))
+    if not quiet:
+        err.print("evaluate it with: openflan evaluate --model", str(model_folder), "--hold-out", ",".join(resolved.hold_out))

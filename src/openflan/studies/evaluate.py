@@ -1,0 +1,50 @@
+"""Scoring one model as it is, without tuning anything."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from openflan import artifacts
+from openflan.catalog.load import Catalog, load_catalog
+from openflan.catalog.task import Task
+from openflan.errors import CatalogError, Problem, SourceError
+from openflan.evaluation.evaluate import Result, evaluate
+from openflan.ledger import Ledger
+from openflan.studies.progress import Progress, silent
+from openflan.studies.recipe import Recipe
+from openflan.studies.rows import SplitRows, read_evaluated
+from openflan.studies.run import close_run, open_run, run_arm
+
+
+def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progress: Progress = silent) -> Result:
+    """Score the recipe's model on the named tasks, or on all of its held-out clusters where none is named."""
+    tasks = chosen_tasks(load_catalog(*recipe.catalogs), recipe, task_names)
+    open_run(recipe.changed(hold_out=[task.name for task in tasks]) if task_names else recipe, out)
+    ledger = Ledger()
+    unavailable: list[Problem] = []
+    evaluated = read_evaluated(tasks, recipe, ledger, unavailable)
+    ledger.check("render")
+    if not any(parts["test"] for parts in evaluated.values()):
+        raise SourceError([Problem("rows", "no task could be read"), *unavailable])
+    rows = SplitRows({}, evaluated, {task.name: task for task in tasks if task.name in evaluated}, ledger)
+    arm = recipe.arms[0]
+    artifacts.write_json(out / "split.json", {"evaluated": sorted(rows.tasks), "train": [], "excluded": [], "barred": [],
+                                              "held_out": [], "rule": "none"})  # fmt: skip
+    samples = run_arm(arm, recipe, rows, out, progress)
+    result = evaluate(samples, tasks=rows.tasks, held_out=(), seed=recipe.seed)
+    return close_run(recipe, rows, samples, result, out)
+
+
+def chosen_tasks(catalog: Catalog, recipe: Recipe, task_names: Sequence[str]) -> list[Task]:
+    """The tasks named, or those of the recipe's clusters; every unknown name is reported."""
+    problems: list[Problem] = []
+    tasks: dict[str, Task] = {}
+    for name in task_names or recipe.hold_out:
+        try:
+            found = (catalog.task(name),) if task_names else catalog.in_cluster(name)
+        except CatalogError as error:
+            problems += error.problems
+            continue
+        tasks.update({task.name: task for task in found})
+    if problems:
+        raise CatalogError(problems)
+    return list(tasks.values())

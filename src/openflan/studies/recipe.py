@@ -1,0 +1,116 @@
+"""A recipe: everything that decides what a run's numbers are, as one TOML file."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openflan.artifacts import fingerprint
+from openflan.catalog.holdout import Rule
+from openflan.catalog.load import known_keys, load_toml, validation_problems
+from openflan.encoding.prompt_format import Lengths, PromptFormat
+from openflan.errors import ConfigError, Problem
+from openflan.mixture.mixture import MixtureSettings
+from openflan.rendering.render import Wording
+from openflan.tuning.settings import TuningSettings
+
+Arm = Literal["untuned", "untuned_completion", "tuned", "no_template", "dataset_name"]
+"""The systems compared, by the paper's names (DESIGN section 9)."""
+
+TUNED_WITH: dict[Arm, Wording] = {
+    "tuned": "instructions",
+    "no_template": "no_template",
+    "dataset_name": "dataset_name",
+}
+"""Which wording the rows of an arm's tuning are read through; the other arms are not tuned."""
+
+
+class EvaluationSettings(BaseModel):
+    """What is scored and how intervals are made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    items: Annotated[int, Field(ge=1)] | None = 100
+    """Test rows of each task; null takes all."""
+    dev_items: Annotated[int, Field(ge=1)] = 40
+    """Dev rows of each task, used only to choose the best template (paper section 2.3 has 200)."""
+    resamples: Annotated[int, Field(ge=100)] = 2_000
+    """Bootstrap resamples for each interval."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest answer of a generation task, in tokens."""
+
+
+class Recipe(BaseModel):
+    """One run. The paper's values are the defaults; `fingerprint` names the run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    hold_out: Annotated[tuple[str, ...], Field(min_length=1)]
+    catalogs: Annotated[tuple[str, ...], Field(min_length=1)] = ("flan",)
+    train_clusters: tuple[str, ...] | None = None
+    hold_out_rule: Rule = "strict"
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("untuned", "untuned_completion", "tuned")
+    seed: int = 0
+    world_seed: int = 0
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of the numerical libraries; null leaves the choice to them. Part of the run: sums depend on it."""
+    data_root: str | None = None
+    """Where local rows are. Not part of the fingerprint: the mixture's lock names the rows by content."""
+    mixture: MixtureSettings = MixtureSettings()
+    prompt: PromptFormat | None = None
+    """null takes the format the model was tuned with, else the default one."""
+    lengths: Lengths = Lengths()
+    tuning: TuningSettings = TuningSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    def content(self) -> dict[str, Any]:
+        """What the numbers depend on, as plain data."""
+        return self.model_dump(mode="json", exclude={"data_root"})
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.content())
+
+    def to_toml(self) -> str:
+        """The resolved recipe as TOML; keys that are null are left out, which reads back the same."""
+        return tomli_w.dumps(_without_nulls(self.model_dump(mode="json")))
+
+    def changed(self, **updates: Any) -> "Recipe":
+        """A copy with top-level keys replaced, checked again; raises ConfigError."""
+        return recipe_from(self.model_dump(mode="json") | updates, "recipe")
+
+
+SECTIONS = (MixtureSettings, PromptFormat, Lengths, TuningSettings, EvaluationSettings)
+
+
+def load_recipe(file: Path) -> Recipe:
+    """Read a recipe; raises ConfigError listing every problem with its key and the nearest good name."""
+    return load_toml(Recipe, file, ConfigError, *SECTIONS)
+
+
+def recipe_from(table: dict[str, Any], where: str) -> Recipe:
+    """A recipe from plain data; raises ConfigError listing every problem."""
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(list(validation_problems(error, where, known_keys(Recipe, *SECTIONS)))) from error
+
+
+def differing_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[Problem]:
+    """One Problem for each key on which two recipes' contents differ."""
+    problems: list[Problem] = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(key), theirs.get(key)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            problems += differing_keys(mine, other, f"{prefix}{key}.")
+        elif mine != other:
+            problems.append(Problem(f"{prefix}{key}", f"the run has {other!r}, this recipe {mine!r}"))
+    return problems
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
