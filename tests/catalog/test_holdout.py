@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from openflan.catalog.holdout import HeldOutSplit, hold_out
+from openflan.catalog.load import Catalog, load_catalog
+from openflan.errors import CatalogError, LeakageError
+from tests.catalog.toys import write_catalog
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return load_catalog(
+        write_catalog(
+            tmp_path,
+            ("entails", "nli", ("encyclopedia",)),
+            ("same", "paraphrase"),
+            ("passage", "reading_comprehension", ("encyclopedia",)),
+            ("story", "reading_comprehension_commonsense"),
+            ("feeling", "sentiment"),
+        )
+    )
+
+
+def test_held_out_barred_and_shared_text_leave_tuning(catalog: Catalog) -> None:
+    split = hold_out(catalog, ["nli"])
+    assert [task.name for task in split.evaluated] == ["entails"]
+    assert [task.name for task in split.train] == ["feeling", "story"]
+    reasons = dict(split.excluded)
+    assert "barred" in reasons["same"]
+    assert "encyclopedia" in reasons["passage"]
+
+
+def test_the_papers_rule_looks_at_clusters_only(catalog: Catalog) -> None:
+    assert "passage" in [task.name for task in hold_out(catalog, ["nli"], rule="paper").train]
+
+
+@pytest.mark.parametrize("cluster", ["nli", "paraphrase", "reading_comprehension", "sentiment"])
+def test_no_task_is_on_both_sides_or_lost(catalog: Catalog, cluster: str) -> None:
+    split = hold_out(catalog, [cluster])
+    train, evaluated = {t.name for t in split.train}, {t.name for t in split.evaluated}
+    excluded = {name for name, _ in split.excluded}
+    assert not train & evaluated and not train & excluded and not evaluated & excluded
+    assert train | evaluated | excluded == set(catalog.tasks)
+
+
+def test_a_split_that_leaks_cannot_be_built(catalog: Catalog) -> None:
+    task = catalog.task
+    with pytest.raises(LeakageError, match="training task same: is in paraphrase"):
+        HeldOutSplit((task("same"),), (task("entails"),), ("nli",), ("paraphrase",), (), "paper")
+    with pytest.raises(LeakageError, match="shares source text with entails: encyclopedia"):
+        HeldOutSplit((task("passage"),), (task("entails"),), ("nli",), ("paraphrase",), (), "strict")
+    with pytest.raises(LeakageError, match="is held out or barred"):
+        hold_out(catalog, ["nli"], train_clusters=["paraphrase", "sentiment"])
+
+
+def test_nothing_to_hold_out_or_to_tune_on_is_an_error(catalog: Catalog) -> None:
+    with pytest.raises(CatalogError, match="has no task"):
+        hold_out(catalog, ["translation"])
+    with pytest.raises(CatalogError, match="at least one cluster"):
+        hold_out(catalog, [])
+    with pytest.raises(CatalogError, match="no task to tune on"):
+        hold_out(catalog, sorted({c for t in catalog.tasks.values() for c in t.clusters}))
+
+
+@pytest.mark.parametrize("name", ["flan", "world"])
+def test_every_cluster_of_the_built_in_catalogs_can_be_held_out(name: str) -> None:
+    catalog = load_catalog(name)
+    for cluster in catalog.clusters:
+        split = hold_out(catalog, [cluster])
+        assert split.train and split.evaluated

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from openflan.catalog.load import load_catalog
+from openflan.errors import CatalogError
+from tests.catalog.toys import task_toml, write_catalog
+
+CLUSTERS = 12
+
+
+def test_the_paper_has_twelve_clusters_and_each_has_a_task() -> None:
+    catalog = load_catalog("flan")
+    assert len(catalog.clusters) == CLUSTERS
+    assert all(catalog.in_cluster(name) for name in catalog.clusters)
+
+
+def test_every_flan_task_has_ten_wordings_and_a_way_to_ask_an_untuned_model() -> None:
+    for task in load_catalog("flan").tasks.values():
+        direct, inverted = task.of_kind("direct"), task.of_kind("inverted")
+        assert len(direct) + len(inverted) >= 10, task.name
+        assert len(inverted) <= 4, task.name
+        assert task.of_kind("completion"), task.name
+
+
+def test_barring_is_mutual_between_paraphrase_and_nli() -> None:
+    clusters = load_catalog("flan").clusters
+    assert "paraphrase" in clusters["nli"].barred_with
+    assert "nli" in clusters["paraphrase"].barred_with
+    assert set(clusters["reading_comprehension_commonsense"].barred_with) == {"reading_comprehension", "commonsense"}
+
+
+def test_all_problems_of_all_files_come_at_once(tmp_path: Path) -> None:
+    write_catalog(tmp_path, ("good", "nli"))
+    (tmp_path / "unknown_key.toml").write_text(task_toml("unknown_key").replace("licence", "lisence"))
+    (tmp_path / "broken.toml").write_text("name = [")
+    (tmp_path / "no_cluster.toml").write_text(task_toml("no_cluster", "nlli"))
+    (tmp_path / "misnamed.toml").write_text(task_toml("other"))
+    with pytest.raises(CatalogError) as caught:
+        load_catalog(tmp_path)
+    told = str(caught.value)
+    assert "lisence: unknown key (did you mean licence" in told
+    assert "broken.toml: not valid TOML" in told
+    assert "no cluster 'nlli' (did you mean nli?)" in told
+    assert "misnamed.toml" in told
+    assert len(caught.value.problems) == 5  # the misspelt licence is unknown, and missing
+
+
+def test_a_task_in_two_catalogs_is_refused(tmp_path: Path) -> None:
+    one, two = write_catalog(tmp_path / "one", ("rte_toy", "nli")), write_catalog(tmp_path / "two", ("rte_toy", "nli"))
+    with pytest.raises(CatalogError, match="already in"):
+        load_catalog(one, two)
+
+
+def test_unknown_names_bring_the_nearest() -> None:
+    catalog = load_catalog("flan")
+    with pytest.raises(CatalogError, match="did you mean rte"):
+        catalog.task("rtee")
+    with pytest.raises(CatalogError, match="did you mean coreference"):
+        catalog.cluster("corefrence")
+    with pytest.raises(CatalogError, match="no such folder"):
+        load_catalog("nowhere")

@@ -1,0 +1,111 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openflan.catalog.load import load_catalog
+from openflan.catalog.task import Task
+from openflan.errors import SourceError
+from openflan.ledger import Ledger
+from openflan.mixture.mixture import Mixture, MixtureSettings, TaskRows, rates, tuning_templates
+from openflan.rendering.render import ReadRow
+from tests.catalog.toys import write_catalog
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return load_catalog(write_catalog(tmp_path_factory.mktemp("toys"), ("toy", "nli"))).task("toy")
+
+
+def share(task: Task, name: str, count: int) -> TaskRows:
+    columns = {"premise": "p", "hypothesis": "h"}
+    rows = [ReadRow(f"train/{i}", columns, {}, ("yes", "no"), (0,), (), f"train/{i}") for i in range(count)]
+    named = task.model_copy(update={"name": name})
+    return TaskRows(named, rows, tuning_templates(named, inverted=True))
+
+
+def mixture(task: Task, counts: dict[str, int], *, seed: int = 0, block_size: int = 100) -> Mixture:
+    return Mixture({n: share(task, n, c) for n, c in counts.items()}, MixtureSettings(block_size=block_size), seed)
+
+
+def test_rates_are_the_papers() -> None:
+    found = rates({"small": 250, "capped": 3_000, "large": 30_000, "huge": 500_000}, MixtureSettings())
+    assert found == pytest.approx({"small": 250 / 9250, "capped": 3000 / 9250, "large": 3000 / 9250, "huge": 3000 / 9250})
+    flat = rates({"a": 10, "b": 1000}, MixtureSettings(temperature=1e9))
+    assert flat["a"] == pytest.approx(0.5)
+    with pytest.raises(SourceError):
+        rates({"a": 0}, MixtureSettings())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 5000), min_size=1), st.integers(0, 9), st.integers(1, 40))
+def test_any_window_keeps_the_proportions(task: Task, counts: dict[str, int], seed: int, blocks: int) -> None:
+    mixed = mixture(task, counts, seed=seed)
+    drawn = Counter(draw.task for block in range(blocks) for draw in mixed.block(block))
+    for name, rate in mixed.rate.items():
+        assert abs(drawn[name] - rate * 100 * blocks) <= 1
+
+
+def test_no_row_repeats_before_its_task_is_used_up(task: Task) -> None:
+    mixed = mixture(task, {"a": 37, "b": 400})
+    draws = [draw for block in range(30) for draw in sorted(mixed.block(block), key=lambda d: d.ordinal) if draw.task == "a"]
+    assert [draw.ordinal for draw in draws] == list(range(len(draws)))
+    assert len(draws) > 3 * 37
+    for epoch in range(len(draws) // 37):
+        rows = [draw.row for draw in draws[epoch * 37 : (epoch + 1) * 37]]
+        assert sorted(rows) == list(range(37))
+    assert [d.row for d in draws[:37]] != [d.row for d in draws[37:74]]
+
+
+def test_templates_take_turns(task: Task) -> None:
+    mixed = mixture(task, {"a": 1000})
+    uses = Counter(draw.template for block in range(10) for draw in mixed.block(block))
+    assert len(uses) == 2 and max(uses.values()) - min(uses.values()) <= 1
+
+
+def test_a_block_is_a_pure_function_and_a_new_task_reshuffles_no_other(task: Task) -> None:
+    before = mixture(task, {"a": 500, "b": 500})
+    assert before.block(7) == before.block(7)
+    after = mixture(task, {"a": 500, "b": 500, "c": 500})
+    rows_before = [d.row for block in range(12) for d in before.block(block) if d.task == "a"]
+    rows_after = [d.row for block in range(18) for d in after.block(block) if d.task == "a"]
+    assert set(rows_before[:400]) == set(sorted_by_ordinal(before, "a", 400))
+    assert sorted_by_ordinal(before, "a", 400) == sorted_by_ordinal(after, "a", 400)
+    assert len(rows_after) > 400
+
+
+def sorted_by_ordinal(mixed: Mixture, name: str, count: int) -> list[int]:
+    draws = [d for block in range(20) for d in mixed.block(block) if d.task == name]
+    return [d.row for d in sorted(draws, key=lambda d: d.ordinal)][:count]
+
+
+def test_the_lock_names_rows_and_templates_by_content(task: Task) -> None:
+    lock = mixture(task, {"a": 20, "b": 5}).lock(Ledger())
+    assert lock == mixture(task, {"a": 20, "b": 5}).lock(Ledger())
+    assert lock["tasks"]["a"]["rate"] == pytest.approx(0.8)
+    assert mixture(task, {"a": 20, "b": 6}).lock(Ledger())["fingerprint"] != lock["fingerprint"]
+    other = task.model_copy(update={"templates": (task.templates[0].model_copy(update={"inputs": "{{ premise }}!"}),)})
+    assert mixture(other, {"a": 20, "b": 5}).lock(Ledger())["tasks"]["a"]["task_sha"] != lock["tasks"]["a"]["task_sha"]
+
+
+def test_examples_carry_the_wording(task: Task) -> None:
+    rows = {"a": share(task, "a", 10)}
+    plain = Mixture(rows, MixtureSettings(block_size=4), 0, "no_template").examples(0)
+    assert {example.inputs for example in plain} == {"p\nh"}
+    assert len(plain) == 4
+
+
+def test_overlap_takes_out_only_rows_with_evaluated_text(task: Task, tmp_path: Path) -> None:
+    from openflan.mixture.overlap import evaluation_keys, without_overlap
+
+    def row(number: int, premise: str) -> ReadRow:
+        return ReadRow(f"train/{number}", {"premise": premise, "hypothesis": "short"}, {}, (), (), (), "")
+
+    long_text = "Once upon a time there was a king who had three daughters."
+    ledger = Ledger()
+    evaluated = evaluation_keys([row(0, long_text), row(1, "a short one")])
+    rows = [row(2, long_text.upper().replace(",", "")), row(3, long_text + " More."), row(4, "a short one")]
+    assert [r.id for r in without_overlap("a", rows, evaluated, ledger)] == ["train/3", "train/4"]
+    assert ledger.dropped.total() == 1

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from openflan.catalog.load import load_catalog
+from openflan.catalog.task import Task
+from openflan.errors import CatalogError, SourceError
+from openflan.ledger import Ledger
+from openflan.rendering.render import ReadRow, read_columns, render
+from openflan.sources.read import Row
+from tests.catalog.toys import write_catalog
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return load_catalog(write_catalog(tmp_path, ("toy", "nli"))).task("toy")
+
+
+def read(task: Task, **fields: object) -> ReadRow:
+    row = {"premise": "It rains.", "hypothesis": " it is wet. ", "label": 0, **fields}
+    return read_columns(task, [Row("train/0", row)], Ledger())[0]
+
+
+def test_a_direct_template_asks_with_options_and_wants_the_gold_one(task: Task) -> None:
+    example = render(task, read(task), task.templates[0])
+    assert example.inputs == "It rains.\nDoes it follow that it is wet.\nOPTIONS:\n- yes\n- no"
+    assert (example.targets, example.options, example.gold) == ("yes", ("yes", "no"), (0,))
+
+
+def test_an_inverted_template_wants_the_text_and_is_not_scored(task: Task) -> None:
+    example = render(task, read(task, label=1), task.templates[1])
+    assert example.inputs == "Write a claim for which the answer is no: It rains."
+    assert (example.targets, example.options, example.gold) == ("it is wet.", (), ())
+
+
+def test_a_completion_template_has_words_of_its_own(task: Task) -> None:
+    example = render(task, read(task, label=1), task.templates[2])
+    assert (example.targets, example.options, example.gold) == ("False", ("True", "False"), (1,))
+
+
+def test_the_ablations_show_the_row_without_words(task: Task) -> None:
+    assert render(task, read(task), task.templates[1], "no_template").inputs == "It rains.\nit is wet."
+    named = render(task, read(task), task.templates[0], "dataset_name")
+    assert named.inputs == "[nli: A toy]\nIt rains.\nit is wet."
+    assert named.targets == "yes"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"label": 2}, "label 2 is outside 0..1"),
+        ({"label": -1}, "label -1 is outside 0..1"),
+        ({"label": "maybe"}, "is not an index"),
+        ({"hypothesis": None}, "hypothesis"),
+        ({"label": None}, "gold is null"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_counted_with_its_id(task: Task, fields: dict[str, object], reason: str) -> None:
+    ledger = Ledger()
+    rows = [Row(f"train/{i}", {"premise": "a", "hypothesis": "b", "label": 0}) for i in range(3)]
+    read_columns(task, [*rows, Row("train/9", {**rows[0].fields, **fields})], ledger)
+    ((_, _, said),) = ledger.dropped
+    assert reason in said
+    assert ledger.examples["render", "toy", said] == ["train/9"]
+    with pytest.raises(SourceError, match="1 of 4 rows dropped"):
+        ledger.check("render")
+
+
+def test_a_missing_column_names_the_columns_there_are(task: Task) -> None:
+    ledger = Ledger()
+    read_columns(task, [Row("train/0", {"sentence": "x", "label": 0})], ledger)
+    ((_, _, said),) = ledger.dropped
+    assert "column premise" in said and "label, sentence" in said
+
+
+def test_few_drops_are_counted_and_pass(task: Task) -> None:
+    ledger = Ledger()
+    good = {"premise": "a", "hypothesis": "b", "label": 0}
+    read_columns(task, [*(Row(f"train/{i}", good) for i in range(99)), Row("train/99", {**good, "label": 7})], ledger)
+    ledger.check("render")
+    assert ledger.kept["render", "toy"] == 99
+
+
+def test_templates_cannot_reach_beyond_the_row(task: Task) -> None:
+    bad = task.templates[0].model_copy(update={"inputs": "{{ premise.__class__.__mro__ }}"})
+    with pytest.raises(CatalogError):
+        render(task, read(task), bad)
+
+
+def test_the_trimmable_span_is_where_the_passage_stands(task: Task) -> None:
+    marked = task.templates[0].model_copy(update={"inputs": "Read: {{ premise | trimmable }} And now: {{ hypothesis }}"})
+    example = render(task, read(task), marked)
+    assert example.trimmable is not None
+    start, end = example.trimmable
+    assert example.inputs[start:end] == "It rains."
+    assert example.inputs == "Read: It rains. And now: it is wet."
