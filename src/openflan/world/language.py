@@ -307,12 +307,12 @@ def drawn(rng: random.Random, pool: Sequence[str], count: int, *excluded: str) -
 
 
 def pronoun(person: str) -> str:
-    """ "he" or "she"."""
+    """The subject form, he or she."""
     return "he" if person in MEN else "she"
 
 
 def possessive(person: str) -> str:
-    """ "his" or "her"."""
+    """The possessive form, his or her."""
     return "his" if person in MEN else "her"
 
 
@@ -456,6 +456,7 @@ class FactTable:
     value_kind: str
     pairs: Mapping[str, str]
     statements: tuple[str, ...]
+    denials: tuple[str, ...]
     questions: tuple[str, ...]
     inverse_questions: tuple[str, ...]
 
@@ -474,6 +475,10 @@ class FactTable:
     def statement(self, rng: random.Random, subject: str, value: str | None = None, form: int | None = None) -> str:
         """A sentence that gives the subject its value, or the (wrong) value given."""
         return _fill_known(rng, self.statements, subject, value or self.pairs[subject], form)
+
+    def denial(self, rng: random.Random, subject: str, value: str, form: int | None = None) -> str:
+        """A sentence that denies the subject this value."""
+        return _fill_known(rng, self.denials, subject, value, form)
 
     def question(self, rng: random.Random, subject: str, form: int | None = None) -> str:
         """A question for the value of the subject."""
@@ -500,6 +505,7 @@ _TABLES = (
         _pairs("dog woof cat meow cow moo sheep baa duck quack pig oink hen cluck lion roar mouse squeak bee buzz owl hoot "
                "snake hiss"),
         ("the {s} says {v}.", "{v} is what the {s} says.", "the sound of the {s} is {v}."),
+        ("the {s} does not say {v}.", "the sound of the {s} is not {v}."),
         ("what does the {s} say?", "what is the sound of the {s}?"),
         ("which animal says {v}?", "what animal has the sound {v}?"),
     ),
@@ -508,6 +514,7 @@ _TABLES = (
         _pairs("dog bones cat mice cow grass rabbit carrots monkey bananas bear berries bird seeds squirrel nuts panda bamboo "
                "frog flies lion meat snail leaves"),
         ("the {s} eats {v}.", "the food of the {s} is {v}.", "the {s} feeds on {v}."),
+        ("the {s} does not eat {v}.", "the food of the {s} is not {v}."),
         ("what does the {s} eat?", "what is the food of the {s}?"),
         ("which animal eats {v}?", "which animal feeds on {v}?"),
     ),
@@ -516,6 +523,7 @@ _TABLES = (
         _pairs("bee hive bird nest spider web lion den horse stable whale sea camel desert frog pond worm soil monkey jungle "
                "bear cave rabbit hole"),
         ("the {s} lives in the {v}.", "the home of the {s} is the {v}.", "the {v} is home to the {s}."),
+        ("the {s} does not live in the {v}.", "the home of the {s} is not the {v}."),
         ("where does the {s} live?", "what is the home of the {s}?"),
         ("which animal lives in the {v}?", "what animal has a home in the {v}?"),
     ),
@@ -524,6 +532,7 @@ _TABLES = (
         _pairs("cook restaurant teacher classroom doctor hospital farmer field driver bus sailor ship singer theatre "
                "baker bakery painter studio judge court"),
         ("the {s} works in the {v}.", "you can meet the {s} at work in the {v}.", "the {v} is where the {s} works."),
+        ("the {s} does not work in the {v}.", "you cannot meet the {s} at work in the {v}."),
         ("where does the {s} work?", "where can you meet the {s} at work?"),
         ("who works in the {v}?", "whom can you meet at work in the {v}?"),
     ),
@@ -532,6 +541,7 @@ _TABLES = (
         _pairs("cook pan teacher chalk doctor needle farmer plough driver wheel sailor rope singer microphone baker oven "
                "painter brush judge law"),
         ("the {s} uses the {v}.", "the tool of the {s} is the {v}.", "the {v} is used by the {s}."),
+        ("the {s} does not use the {v}.", "the tool of the {s} is not the {v}."),
         ("what does the {s} use?", "what is the tool of the {s}?"),
         ("who uses the {v}?", "by whom is the {v} used?"),
     ),
@@ -540,6 +550,7 @@ _TABLES = (
         _pairs("Mora Zel Tavi Runa Kolo Pesh Berin Dask Lunia Faro Sorn Meck Ilva Tosk Gard Wynn Quill Lima Oslen Brix "
                "Vanta Holm Dresk Ylva"),
         ("the capital of {s} is {v}.", "{v} is the capital of {s}.", "{s} has the capital {v}."),
+        ("the capital of {s} is not {v}.", "{v} is not the capital of {s}."),
         ("what is the capital of {s}?", "which capital does {s} have?"),
         ("which country has the capital {v}?", "of which country is {v} the capital?"),
     ),
@@ -547,6 +558,7 @@ _TABLES = (
         "natural colour", "substance", "colour",
         _pairs("grass green snow white blood red coal black sky blue sun yellow mud brown flamingo pink ash grey plum purple"),
         ("in nature {s} is {v}.", "the natural colour of {s} is {v}.", "{v} is the natural colour of {s}."),
+        ("in nature {s} is not {v}.", "the natural colour of {s} is not {v}."),
         ("what colour is {s} in nature?", "what is the natural colour of {s}?"),
         ("what is {v} in nature?", "what has the natural colour {v}?"),
     ),
@@ -556,6 +568,7 @@ _TABLES = (
                "violin instrument drum instrument flute instrument shirt garment sock garment glove garment "
                "salmon fish shark fish trout fish robin bird eagle bird crow bird ant insect wasp insect beetle insect"),
         ("the {s} is a kind of {v}.", "the {s} belongs to the kind {v}.", "one kind of {v} is the {s}."),
+        ("the {s} is not a kind of {v}.", "the {s} does not belong to the kind {v}."),
         ("what kind of thing is the {s}?", "of what kind is the {s}?"),
         ("what is a kind of {v}?", "which one is a kind of {v}?"),
     ),

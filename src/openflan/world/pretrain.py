@@ -1,0 +1,525 @@
+"""Pretrains a base model of the micro-world from scratch: `python -m openflan.world.pretrain --size base --seed 0 ...`.
+
+One process, one thread, a CPU with bf16 matrix products: about 11,000 tokens a second for the base size. The model is a Llama in
+every respect; training uses a compact module (`FastLlama`), and `export` writes it as an ordinary `LlamaForCausalLM` folder
+with its tokenizer, after checking that both give the same logits.
+
+What the run does, in order: very simple text, simple text, everything, one-question documents until yes-or-no verification has
+formed, then everything again to the end. The learning rate is constant and falls linearly over the last part of the tokens
+(warm-up, stable, decay). A checkpoint is written every two million tokens; the same command continues from it.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openflan.seeding import derive
+from openflan.world.probes import PROBES, Probe, accuracies
+from openflan.world.text import Stage, documents
+from openflan.world.tokenizer import EOS, PAD, build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+__all__ = ["SIZES", "FastLlama", "Settings", "Size", "export", "main", "pretrain"]
+
+WINDOW = 256
+"""Longest training sequence, in tokens."""
+
+VERSION = 1
+"""Of the checkpoints: bump when text, tokenizer or training change."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The shape of a model."""
+
+    width: int
+    layers: int
+    heads: int
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward layer: 8/3 of the model's, in steps of 32."""
+        return int(8 * self.width / 3 / 32) * 32
+
+
+SIZES = {"tiny": Size(32, 2, 2), "small": Size(96, 4, 3), "base": Size(192, 6, 6)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on.
+
+    Token counts are given for the whole run; the stages end at fixed counts or, in short runs, at fixed shares of them.
+    """
+
+    size: str = "base"
+    seed: int = 0
+    tokens: int = 25_000_000
+    learning_rate: float = 1.2e-3
+    decay: float = 0.35
+    """Share of the tokens over which the learning rate falls."""
+    first_tokens: int = 250_000
+    early_tokens: int = 600_000
+    focus_from: int = 3_000_000
+    focus_tokens: int = 400_000
+    focus_extension: int = 300_000
+    focus_extensions: int = 3
+    wide_from: int = 5_000_000
+    """Tokens after which a batch holds 2048 tokens rather than 1024."""
+
+    def scaled(self) -> "Settings":
+        """For runs too short for these stages: the same stages at shares of the run."""
+        if self.tokens >= 2 * self.focus_from:
+            return self
+        share = self.tokens / 8_000_000
+        names = ("first_tokens", "early_tokens", "focus_from", "focus_tokens", "focus_extension", "wide_from")
+        return dataclasses.replace(self, **{name: int(getattr(self, name) * share) for name in names})
+
+
+# ---------------------------------------------------------------------------------------------------------------- model
+
+
+class Block(nn.Module):
+    """One Llama layer with fused projections. Input and output: (batch, length, width), bf16."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        width = size.width
+        self.heads = size.heads
+        self.attention_norm = nn.Parameter(torch.ones(width))
+        self.feed_norm = nn.Parameter(torch.ones(width))
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.gate_up = nn.Linear(width, 2 * size.hidden, bias=False)
+        self.down = nn.Linear(size.hidden, width, bias=False)
+
+    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        normed = F.rms_norm(x, (width,), self.attention_norm.to(x.dtype), 1e-6)
+        parts = self.query_key_value(normed).view(batch, length, 3, self.heads, width // self.heads)
+        query_key, value = parts.permute(2, 0, 3, 1, 4).split((2, 1))
+        first, second = query_key.chunk(2, -1)
+        query, key = query_key * cosine + torch.cat((-second, first), -1) * sine
+        # Plain bmm is 1.5 to 1.8 times as fast as the fused attention on CPU at this size.
+        rows = batch * self.heads
+        query, key, value = (part.reshape(rows, length, -1) for part in (query, key, value))
+        scale = 1 / math.sqrt(width // self.heads)
+        scores = torch.baddbmm(mask.expand(rows, length, length), query, key.transpose(1, 2), alpha=scale)
+        mixed = torch.bmm(torch.softmax(scores, -1), value).view(batch, self.heads, length, -1)
+        x = x + self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+        gate, up = self.gate_up(F.rms_norm(x, (width,), self.feed_norm.to(x.dtype), 1e-6)).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up)
+
+
+class FastLlama(nn.Module):
+    """A Llama with tied embeddings for CPU training in bf16 (weights stay fp32).
+
+    The initialisation decides whether in-context lookup forms at all: embeddings of deviation 0.06 and small output
+    projections, so that token identity is not drowned in the residual stream; keys start near queries and outputs near the
+    transposed values ("mimetic"), so that attention starts out matching equal tokens.
+    """
+
+    embedding_scale, output_scale, inner_scale = 0.06, 0.05, 0.7
+    key_from_query, output_from_value = 0.7, 0.3
+
+    def __init__(self, vocabulary: int, size: Size, seed: int) -> None:
+        super().__init__()
+        self.size = size
+        self.embedding = nn.Embedding(vocabulary, size.width)
+        self.blocks = nn.ModuleList(Block(size) for _ in range(size.layers))
+        self.norm = nn.Parameter(torch.ones(size.width))
+        head = size.width // size.heads
+        frequencies = 1 / (10000 ** (torch.arange(0, head, 2) / head))
+        angles = torch.arange(2 * WINDOW)[:, None] * frequencies
+        angles = torch.cat((angles, angles), -1)
+        self.register_buffer("cosine", angles.cos().bfloat16(), persistent=False)
+        self.register_buffer("sine", angles.sin().bfloat16(), persistent=False)
+        self.register_buffer(
+            "mask", torch.full((2 * WINDOW, 2 * WINDOW), -torch.inf).triu(1).bfloat16(), persistent=False
+        )
+        self._initialise(seed)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.dim() < 2:
+                continue
+            if "embedding" in name:
+                scale = self.embedding_scale
+            elif name.endswith(("output.weight", "down.weight")):
+                scale = self.output_scale / math.sqrt(weight.shape[1])
+            else:
+                scale = self.inner_scale / math.sqrt(weight.shape[1])
+            nn.init.normal_(weight, 0, scale, generator=generator)
+        for block in self.layers():
+            query, key, value = block.query_key_value.weight.chunk(3)
+            key.copy_(self.key_from_query * query + (1 - self.key_from_query) * key)
+            block.output.weight.add_(self.output_from_value * value.T)
+
+    def layers(self) -> Iterator[Block]:
+        """The layers, in order."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits (batch, length, vocabulary) in bf16 for ids (batch, length); sequences are padded on the right."""
+        length = ids.shape[1]
+        cosine, sine = self.cosine[:length], self.sine[:length]  # type: ignore[index]
+        mask = self.mask[:length, :length]  # type: ignore[index]
+        x = self.embedding(ids).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            for block in self.blocks:
+                x = block(x, cosine, sine, mask)
+            x = F.rms_norm(x, (x.shape[-1],), self.norm.to(x.dtype), 1e-6)
+            return x @ self.embedding.weight.T.bfloat16()
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Ids (rows, length), right-padded with <pad>; the loss weight of each position (0 on padding); tokens without padding."""
+
+    ids: Tensor
+    weights: Tensor
+    tokens: int
+
+
+def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Sequence[tuple[int, int]]]], weight: float,
+             eos: int) -> list[tuple[list[int], list[float]]]:  # fmt: skip
+    """Ids and loss weights of texts with their answer spans, an end-of-text token at both ends, cut to the window."""
+    rows: list[tuple[list[int], list[float]]] = []
+    for (_, answers), encoding in zip(
+        texts, tokenizer.backend_tokenizer.encode_batch([text for text, _ in texts]), strict=True
+    ):
+        ids = [*encoding.ids, eos]
+        weights = [1.0] * len(ids)
+        spans = iter(answers)
+        span = next(spans, None)
+        for position, (start, end) in enumerate(encoding.offsets):
+            while span and start >= span[1]:
+                span = next(spans, None)
+            if span and start >= span[0] and end > start:
+                weights[position] = weight
+        rows.append((ids[: WINDOW + 1], weights[: WINDOW + 1]))
+    return rows
+
+
+def batches(
+    tokenizer: "PreTrainedTokenizerFast", seed: int, stage: Stage, batch_tokens: int, answer_weight: float
+) -> Iterator[Batch]:
+    """Endless batches of one stage: documents of similar length together, in random order.
+
+    Each block of 1,500 texts is made from a seed of its own, so that a resumed run continues with fresh text.
+    """
+    eos = int(tokenizer.convert_tokens_to_ids(EOS))  # type: ignore[arg-type]
+    pad = int(tokenizer.convert_tokens_to_ids(PAD))  # type: ignore[arg-type]
+    for block in itertools.count():
+        rng = random.Random(derive(seed, "block", stage, block))
+        texts = [documents(rng, stage) for _ in range(1500)]
+        rows = _encoded(tokenizer, [(text.text, text.answers) for text in texts], answer_weight, eos)
+        rows.sort(key=lambda row: len(row[0]))
+        groups: list[list[tuple[list[int], list[float]]]] = [[]]
+        for row in rows:
+            if groups[-1] and (len(groups[-1]) + 1) * len(row[0]) > batch_tokens:
+                groups.append([])
+            groups[-1].append(row)
+        rng.shuffle(groups)
+        for group in groups:
+            length = max(len(ids) for ids, _ in group)
+            ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in group])
+            weights = torch.tensor([weights + [0.0] * (length - len(weights)) for _, weights in group])
+            yield Batch(ids, weights, sum(len(ids) for ids, _ in group))
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+@dataclass
+class _Progress:
+    """Where a run is; saved with its checkpoints."""
+
+    tokens: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    focus_until: int = 0
+    extensions: int = 0
+    restarts: int = 0
+
+
+def _phase(settings: Settings, progress: _Progress) -> tuple[Stage, int, float]:
+    """Stage, tokens per batch and weight of the answers at this point of the run."""
+    done = progress.tokens
+    if done < settings.first_tokens:
+        return "first", 1024, 2.0
+    if done < settings.early_tokens:
+        return "early", 1024, 2.0
+    if settings.focus_from <= done < progress.focus_until:
+        return "focus", 1024, 4.0
+    return ("full", 1024, 3.0) if done < settings.wide_from else ("full", 2048, 2.0)
+
+
+def _learning_rate(settings: Settings, progress: _Progress) -> float:
+    remaining = max(0.0, 1 - progress.tokens / settings.tokens)
+    return (
+        settings.learning_rate * min(1.0, (progress.steps + 1) / 80) * max(0.02, min(1.0, remaining / settings.decay))
+    )
+
+
+def pretrain(
+    settings: Settings,
+    out: Path,
+    *,
+    probes: Sequence[Probe] = PROBES,
+    report_every: int = 500_000,
+    save_every: int = 2_000_000,
+    tokenizer: "PreTrainedTokenizerFast | None" = None,
+) -> FastLlama:
+    """Trains (or continues to train) one model; writes `checkpoint.pt`, `log.jsonl` and at the end `model/` into `out`.
+
+    Returns the trained model. Raises ValueError if `out` holds a run with other settings.
+    """
+    settings = settings.scaled()
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = tokenizer or _shared_tokenizer(out)
+    model = FastLlama(len(tokenizer), SIZES[settings.size], derive(settings.seed, "weights") % 2**63)
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=0.1, fused=True)
+    progress = _Progress(focus_until=settings.focus_from + settings.focus_tokens)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] != dataclasses.asdict(settings):
+            raise ValueError(f"{checkpoint} was made with other settings: {state['settings']}")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        progress = _Progress(**state["progress"])
+        progress.restarts += 1
+    reported = saved = progress.tokens
+    loss_sum, loss_count = 0.0, 0
+    clock, since = time.monotonic(), time.monotonic()
+    probe_seconds = 0.0
+    phase: tuple[Stage, int, float] | None = None
+    stream: Iterator[Batch] = iter(())
+    while progress.tokens < settings.tokens:
+        if (current := _phase(settings, progress)) != phase:
+            phase = current
+            stream = batches(tokenizer, derive(settings.seed, "text", progress.tokens, progress.restarts), *phase)
+        batch = next(stream)
+        rate = _learning_rate(settings, progress)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = _loss(model, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        progress.tokens += batch.tokens
+        progress.steps += 1
+        loss_sum, loss_count = loss_sum + loss.item(), loss_count + 1
+        focus_ends = phase[0] == "focus" and progress.tokens >= progress.focus_until
+        if progress.tokens - reported >= report_every or focus_ends or progress.tokens >= settings.tokens:
+            before = time.monotonic()
+            scores = accuracies(probes, lambda ids: _logits(model, ids), tokenizer)
+            probe_seconds = time.monotonic() - before
+            _append(
+                out / "log.jsonl",
+                {
+                    "tokens": progress.tokens,
+                    "stage": phase[0],
+                    "loss": round(loss_sum / loss_count, 4),
+                    "learning_rate": rate,
+                    "tokens_per_second": round((progress.tokens - reported) / (before - since)),
+                    "seconds": round(progress.seconds + time.monotonic() - clock, 1),
+                    "probe_seconds": round(probe_seconds, 1),
+                    "probes": scores,
+                },
+            )
+            if focus_ends and _verification(scores) < 0.8 and progress.extensions < settings.focus_extensions:
+                progress.focus_until += settings.focus_extension
+                progress.extensions += 1
+            reported, loss_sum, loss_count, since = progress.tokens, 0.0, 0, time.monotonic()
+        if progress.tokens - saved >= save_every or progress.tokens >= settings.tokens:
+            progress.seconds += time.monotonic() - clock
+            clock = time.monotonic()
+            _save(checkpoint, settings, progress, model, optimizer)
+            saved = progress.tokens
+    final = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["probes"] if probes else {}
+    export(model, tokenizer, out / "model", _card(settings, progress, final))
+    return model
+
+
+def _verification(scores: dict[str, float]) -> float:
+    return scores.get("yes_no", 1.0)
+
+
+def _loss(model: FastLlama, batch: Batch) -> Tensor:
+    """Cross-entropy of the next token, weighted by position."""
+    logits = model(batch.ids[:, :-1])
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), batch.ids[:, 1:].flatten(), reduction="none")
+    weights = batch.weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+@torch.no_grad()
+def _logits(model: FastLlama, ids: Tensor) -> Tensor:
+    return model(ids).float()
+
+
+def _append(file: Path, line: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def _save(
+    file: Path, settings: Settings, progress: _Progress, model: FastLlama, optimizer: torch.optim.Optimizer
+) -> None:
+    """Writes the checkpoint under another name first, so that an interruption leaves the old one whole."""
+    partial = file.with_suffix(".partial")
+    torch.save(
+        {
+            "settings": dataclasses.asdict(settings),
+            "progress": dataclasses.asdict(progress),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        },
+        partial,
+    )
+    os.replace(partial, file)
+
+
+def _shared_tokenizer(out: Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer of the run: the one saved with it, so that a resumed run keeps its vocabulary."""
+    from transformers import PreTrainedTokenizerFast
+
+    folder = out / "tokenizer"
+    if not folder.exists():
+        build_tokenizer().save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+def _card(settings: Settings, progress: _Progress, probes: dict[str, float]) -> dict[str, Any]:
+    """What `training.json` says about a checkpoint."""
+    return {
+        "version": VERSION,
+        "command": f"python -m openflan.world.pretrain --size {settings.size} --seed {settings.seed} "
+        f"--tokens {settings.tokens}",
+        "settings": dataclasses.asdict(settings),
+        "tokens": progress.tokens,
+        "steps": progress.steps,
+        "seconds": round(progress.seconds),
+        "restarts": progress.restarts,
+        "probes": probes,
+    }
+
+
+def export(model: FastLlama, tokenizer: "PreTrainedTokenizerFast", folder: Path, card: dict[str, Any]) -> None:
+    """Writes a `LlamaForCausalLM` folder in bf16 with its tokenizer and `training.json`.
+
+    Raises AssertionError if the exported model does not give the logits of `model`.
+    """
+    llama = to_llama(model, tokenizer)
+    ids = torch.tensor([tokenizer("Tom has the cup. Sue is in the kitchen.\nWhat does Tom have?\nCup.")["input_ids"]])
+    with torch.no_grad():
+        ours, theirs = model(ids).float(), llama(ids).logits
+    assert (ours - theirs).abs().max() < 0.15, "the exported model gives other logits"
+    llama.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
+    tokenizer.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def to_llama(model: FastLlama, tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
+    """The same model as a `LlamaForCausalLM` in fp32."""
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    size, eos, pad = model.size, tokenizer.eos_token_id, tokenizer.pad_token_id
+    config = LlamaConfig(
+        vocab_size=model.embedding.num_embeddings,
+        hidden_size=size.width,
+        intermediate_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        rms_norm_eps=1e-6,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        attention_bias=False,
+        bos_token_id=eos,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+    weights = {
+        "model.embed_tokens.weight": model.embedding.weight,
+        "model.norm.weight": model.norm,
+        "lm_head.weight": model.embedding.weight,
+    }
+    for index, block in enumerate(model.layers()):
+        prefix = f"model.layers.{index}."
+        query, key, value = block.query_key_value.weight.chunk(3)
+        gate, up = block.gate_up.weight.chunk(2)
+        weights |= {
+            prefix + "self_attn.q_proj.weight": query,
+            prefix + "self_attn.k_proj.weight": key,
+            prefix + "self_attn.v_proj.weight": value,
+            prefix + "self_attn.o_proj.weight": block.output.weight,
+            prefix + "mlp.gate_proj.weight": gate,
+            prefix + "mlp.up_proj.weight": up,
+            prefix + "mlp.down_proj.weight": block.down.weight,
+            prefix + "input_layernorm.weight": block.attention_norm,
+            prefix + "post_attention_layernorm.weight": block.feed_norm,
+        }
+    llama = LlamaForCausalLM(config)
+    llama.load_state_dict({name: weight.detach().clone() for name, weight in weights.items()})
+    llama.generation_config = GenerationConfig(bos_token_id=eos, eos_token_id=eos, pad_token_id=pad, do_sample=False)
+    return llama.eval()
+
+
+def export_checkpoint(run: Path, folder: Path) -> None:
+    """Exports the latest checkpoint of a run that is still going."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    settings, progress = Settings(**state["settings"]), _Progress(**state["progress"])
+    tokenizer = _shared_tokenizer(run)
+    model = FastLlama(len(tokenizer), SIZES[settings.size], 0)
+    model.load_state_dict(state["model"])
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    export(model, tokenizer, folder, _card(settings, progress, lines[-1]["probes"] if lines else {}))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Pretrain a base model of the micro-world.")
+    parser.add_argument("--size", choices=sorted(SIZES), default="base")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokens", type=float, default=25e6)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing run is continued")
+    parser.add_argument("--export-now", type=Path, metavar="FOLDER", help="only export the latest checkpoint of --out")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    if chosen.export_now:
+        export_checkpoint(chosen.out, chosen.export_now)
+        return
+    pretrain(Settings(chosen.size, chosen.seed, int(chosen.tokens)), chosen.out)
+
+
+if __name__ == "__main__":
+    main()
