@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ def test_atomic_files_are_whole_or_absent(tmp_path: Path) -> None:
         part.write_text("half")
         raise ValueError
     assert artifacts.read_json(file) == {"a": [2.5], "b": 1}
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert artifacts.fingerprint({"a": 1, "b": 2}) == artifacts.fingerprint({"b": 2, "a": 1})
 
 

@@ -32,7 +32,9 @@ def mixture(task: Task, counts: dict[str, int], *, seed: int = 0, block_size: in
 
 def test_rates_are_the_papers() -> None:
     found = rates({"small": 250, "capped": 3_000, "large": 30_000, "huge": 500_000}, MixtureSettings())
-    assert found == pytest.approx({"small": 250 / 9250, "capped": 3000 / 9250, "large": 3000 / 9250, "huge": 3000 / 9250})
+    assert found == pytest.approx(
+        {"small": 250 / 9250, "capped": 3000 / 9250, "large": 3000 / 9250, "huge": 3000 / 9250}
+    )
     flat = rates({"a": 10, "b": 1000}, MixtureSettings(temperature=1e9))
     assert flat["a"] == pytest.approx(0.5)
     with pytest.raises(SourceError):
@@ -40,7 +42,9 @@ def test_rates_are_the_papers() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 5000), min_size=1), st.integers(0, 9), st.integers(1, 40))
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 5000), min_size=1), st.integers(0, 9), st.integers(1, 40)
+)
 def test_any_window_keeps_the_proportions(task: Task, counts: dict[str, int], seed: int, blocks: int) -> None:
     mixed = mixture(task, counts, seed=seed)
     drawn = Counter(draw.task for block in range(blocks) for draw in mixed.block(block))
@@ -50,7 +54,9 @@ def test_any_window_keeps_the_proportions(task: Task, counts: dict[str, int], se
 
 def test_no_row_repeats_before_its_task_is_used_up(task: Task) -> None:
     mixed = mixture(task, {"a": 37, "b": 400})
-    draws = [draw for block in range(30) for draw in sorted(mixed.block(block), key=lambda d: d.ordinal) if draw.task == "a"]
+    draws = [
+        draw for block in range(30) for draw in sorted(mixed.block(block), key=lambda d: d.ordinal) if draw.task == "a"
+    ]
     assert [draw.ordinal for draw in draws] == list(range(len(draws)))
     assert len(draws) > 3 * 37
     for epoch in range(len(draws) // 37):

@@ -47,7 +47,9 @@ def test_planted_faults_are_found(task: Task, fault: str) -> None:
 
 
 def test_repeated_templates_and_options_and_unknown_steps_are_found(task: Task) -> None:
-    twice = task.model_copy(update={"templates": (task.templates[0], task.templates[0].model_copy(update={"id": "again"}))})
+    twice = task.model_copy(
+        update={"templates": (task.templates[0], task.templates[0].model_copy(update={"id": "again"}))}
+    )
     assert any("says the same as follows" in str(p) for p in check_task(twice, "toy.toml"))
     same = task.model_copy(update={"answer": task.answer.model_copy(update={"options": ("yes", "yes")})})
     assert any("two options read the same" in str(p) for p in check_rows(same, [ROW], "toy.toml"))

@@ -88,7 +88,9 @@ def test_templates_cannot_reach_beyond_the_row(task: Task) -> None:
 
 
 def test_the_trimmable_span_is_where_the_passage_stands(task: Task) -> None:
-    marked = task.templates[0].model_copy(update={"inputs": "Read: {{ premise | trimmable }} And now: {{ hypothesis }}"})
+    marked = task.templates[0].model_copy(
+        update={"inputs": "Read: {{ premise | trimmable }} And now: {{ hypothesis }}"}
+    )
     example = render(task, read(task), marked)
     assert example.trimmable is not None
     start, end = example.trimmable

@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tests.catalog.toys import write_catalog
 
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import SPLITS, Task
 from openflan.errors import SourceError
 from openflan.ledger import Ledger
 from openflan.sources.read import SourceSettings, read_rows
-from tests.catalog.toys import write_catalog
 
 
 def rows_of(split: str, count: int) -> list[dict[str, Any]]:
@@ -52,7 +52,11 @@ def test_rows_are_shuffled_the_same_way_each_time_and_a_limit_takes_the_first(ta
 
 
 def test_a_missing_test_file_is_stood_in_for_and_said(task: Task, data_root: Path) -> None:
-    moved = task.model_copy(update={"source": task.source.model_copy(update={"splits": {"train": "train", "dev": "validation", "test": "test"}})})
+    moved = task.model_copy(
+        update={
+            "source": task.source.model_copy(update={"splits": {"train": "train", "dev": "validation", "test": "test"}})
+        }
+    )
     ledger = Ledger()
     test = read_rows(moved, "test", SourceSettings(data_root=data_root), ledger)
     dev = read_rows(moved, "dev", SourceSettings(data_root=data_root), ledger)
@@ -97,6 +101,7 @@ def test_rows_that_cannot_be_had_say_what_to_do(task: Task, tmp_path: Path) -> N
 def test_world_rows_depend_on_their_seed_only() -> None:
     task = next(iter(load_catalog("world").tasks.values()))
     first, again, other = (
-        [dict(r.fields) for r in read_rows(task, "test", SourceSettings(world_seed=seed), Ledger(), limit=20)] for seed in (1, 1, 2)
+        [dict(r.fields) for r in read_rows(task, "test", SourceSettings(world_seed=seed), Ledger(), limit=20)]
+        for seed in (1, 1, 2)
     )
     assert first == again != other

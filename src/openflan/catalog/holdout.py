@@ -37,7 +37,9 @@ class HeldOutSplit:
             for task in self.train
             if off_limits.intersection(task.clusters)
         ]
-        problems += [Problem(f"training task {task.name}", "is evaluated") for task in self.train if task.name in evaluated]
+        problems += [
+            Problem(f"training task {task.name}", "is evaluated") for task in self.train if task.name in evaluated
+        ]
         if self.rule == "strict":
             text = sources_of(self.evaluated)
             problems += [

@@ -122,7 +122,9 @@ def _load_task(file: Path, problems: list[Problem]) -> Task | None:
         return None
     task = _validate(Task, table, str(file), problems)
     if task is not None and task.name != file.stem:
-        problems.append(Problem(f"{file}: name", f"is {task.name!r}", f"a task's file is called after it: {task.name}.toml"))
+        problems.append(
+            Problem(f"{file}: name", f"is {task.name!r}", f"a task's file is called after it: {task.name}.toml")
+        )
         return None
     return task
 
@@ -135,9 +137,7 @@ def _parse(file: Path, problems: list[Problem]) -> dict[str, Any]:
         return {}
 
 
-def _validate(
-    model: type[Model], table: Mapping[str, Any], where: str, problems: list[Problem]
-) -> Model | None:
+def _validate(model: type[Model], table: Mapping[str, Any], where: str, problems: list[Problem]) -> Model | None:
     try:
         return model.model_validate(table)
     except ValidationError as error:
@@ -178,4 +178,3 @@ def load_toml(model: type[Model], file: Path, error: type[OpenflanError], *neste
         except ValidationError as invalid:
             problems.extend(validation_problems(invalid, str(file), known_keys(model, *nested)))
     raise error(problems)
-

@@ -49,7 +49,11 @@ def list_(
 
 
 @app.command()
-def show(task: Annotated[str, typer.Argument(help="Task name.")], catalog: options.Catalogs = None, json_: options.Json = False) -> None:
+def show(
+    task: Annotated[str, typer.Argument(help="Task name.")],
+    catalog: options.Catalogs = None,
+    json_: options.Json = False,
+) -> None:
     """One task: source, licence, lineage, columns and every template.
 
     Example: openflan catalog show rte
@@ -61,7 +65,11 @@ def show(task: Annotated[str, typer.Argument(help="Task name.")], catalog: optio
         emit_json(found.model_dump(mode="json"))
         return
     out.print(f"[bold]{found.name}[/]  {found.title}")
-    facts = _summary(found) | {"licence": found.licence, "cite": found.cite, "derived from": ", ".join(found.derived_from) or "-"}
+    facts = _summary(found) | {
+        "licence": found.licence,
+        "cite": found.cite,
+        "derived from": ", ".join(found.derived_from) or "-",
+    }
     for key in ("clusters", "form", "metrics", "source", "licence", "cite", "derived from"):
         value = facts[key]
         out.print(f"  {key}: {', '.join(value) if isinstance(value, list) else value}", markup=False, highlight=False)
@@ -79,7 +87,12 @@ def clusters(catalog: options.Catalogs = None, json_: options.Json = False) -> N
     """
     found = _load(catalog)
     rows = [
-        {"name": c.name, "title": c.title, "barred_with": list(c.barred_with), "tasks": [t.name for t in found.in_cluster(c.name)]}
+        {
+            "name": c.name,
+            "title": c.title,
+            "barred_with": list(c.barred_with),
+            "tasks": [t.name for t in found.in_cluster(c.name)],
+        }
         for c in found.clusters.values()
     ]
     if json_:

@@ -12,7 +12,9 @@ from openflan.cli.console import emit_json, err, out, shown_progress
 
 def demo(
     out_: Annotated[Path, typer.Option("--out", help="Folder of the demo's runs.")] = Path("runs/demo"),
-    model: Annotated[str, typer.Option(help="Base model: world:small, world:base, world:base-1, world:base-2.")] = "world:base",
+    model: Annotated[
+        str, typer.Option(help="Base model: world:small, world:base, world:base-1, world:base-2.")
+    ] = "world:base",
     seed: Annotated[int | None, typer.Option(help="Seed of rows and tuning.", show_default="the report seed")] = None,
     hold_out: options.HoldOut = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="the cores, at most 4")] = None,

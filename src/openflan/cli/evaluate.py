@@ -7,7 +7,6 @@ import typer
 
 from openflan.cli import options
 from openflan.cli.console import emit_json, err, out, shown_progress
-from openflan.cli.run import resolve
 from openflan.errors import ConfigError
 
 
@@ -20,7 +19,9 @@ def evaluate(
     limit: options.Limit = None,
     seed: options.Seed = 0,
     world_seed: options.WorldSeed = 0,
-    completion: Annotated[bool, typer.Option("--completion", help="Ask through completion templates (untuned models).")] = False,
+    completion: Annotated[
+        bool, typer.Option("--completion", help="Ask through completion templates (untuned models).")
+    ] = False,
     out_: Annotated[Path | None, typer.Option("--out", help="Folder for samples and result.")] = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
@@ -32,14 +33,22 @@ def evaluate(
     from openflan.artifacts import read_json
     from openflan.reports.table import render_table
     from openflan.studies.evaluate import evaluate_only
+    from openflan.studies.recipe import resolve
 
     clusters, names = options.listed(hold_out), options.listed(tasks)
     if bool(clusters) == bool(names):
         raise ConfigError("give either --hold-out with clusters or --tasks with task names")
     recipe = resolve(
-        None, model=model, hold_out=clusters or ["(tasks)"], catalogs=options.listed(catalog), data_root=data_root,
-        limit=limit, seed=seed, world_seed=world_seed, arms=["untuned_completion" if completion else "untuned"],
-    )  # fmt: skip
+        None,
+        {"evaluation": {"items": limit}},
+        model=model,
+        hold_out=clusters or ["(tasks)"],
+        catalogs=options.listed(catalog),
+        data_root=None if data_root is None else str(data_root),
+        seed=seed,
+        world_seed=world_seed,
+        arms=["untuned_completion" if completion else "untuned"],
+    )
     folder = out_ or Path("runs") / f"evaluate-{recipe.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
         evaluate_only(recipe, names, folder, progress=progress)

@@ -7,7 +7,6 @@ import typer
 
 from openflan.cli import options
 from openflan.cli.console import emit_json, err, shown_progress
-from openflan.cli.run import resolve
 
 
 def mix(
@@ -25,9 +24,10 @@ def mix(
 
     Example: openflan mix demo --out mixture --format messages --examples 1000
     """
+    from openflan.studies.recipe import resolve
     from openflan.interop.mix import export_mixture
 
-    resolved = resolve(recipe, data_root=data_root)
+    resolved = resolve(recipe, data_root=None if data_root is None else str(data_root))
     with shown_progress(quiet=quiet) as progress:
         summary = export_mixture(resolved, out_, format_, num_examples=examples, progress=progress)
     if json_:

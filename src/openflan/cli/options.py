@@ -9,7 +9,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no talk.")]
 Catalogs = Annotated[
     list[str] | None,
-    typer.Option("--catalog", help="Catalog: flan, world, or a folder of task files. May be repeated.", show_default="flan"),
+    typer.Option(
+        "--catalog", help="Catalog: flan, world, or a folder of task files. May be repeated.", show_default="flan"
+    ),
 ]
 DataRoot = Annotated[
     Path | None,

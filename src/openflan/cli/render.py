@@ -18,7 +18,9 @@ def render(
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
     world_seed: options.WorldSeed = 0,
-    tokens: Annotated[str | None, typer.Option("--tokens", metavar="MODEL", help="Show this model's tokens, targets marked.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", metavar="MODEL", help="Show this model's tokens, targets marked.")
+    ] = None,
     json_: options.Json = False,
 ) -> None:
     """What rows read like through a task's templates.
@@ -33,22 +35,36 @@ def render(
     from openflan.sources.read import SourceSettings, read_rows
 
     if wording not in ("instructions", "no_template", "dataset_name"):
-        raise ConfigError(Problem("--wording", wording, nearest(wording, ["instructions", "no_template", "dataset_name"])))
+        raise ConfigError(
+            Problem("--wording", wording, nearest(wording, ["instructions", "no_template", "dataset_name"]))
+        )
     found = load_catalog(*(options.listed(catalog) or ["flan", "world"])).task(task)
     templates = [t for t in found.templates if template in (None, t.id)]
     if not templates:
-        raise CatalogError(Problem(f"{task}: template {template!r}", "no such template", nearest(str(template), [t.id for t in found.templates])))
+        raise CatalogError(
+            Problem(
+                f"{task}: template {template!r}",
+                "no such template",
+                nearest(str(template), [t.id for t in found.templates]),
+            )
+        )
     ledger = Ledger()
     settings = SourceSettings(data_root=data_root, world_seed=world_seed)
     rows = read_columns(found, read_rows(found, split, settings, ledger, limit=limit), ledger)
     examples = [
-        render_row(found, row, t, wording) for row in rows for t in (templates if wording == "instructions" else templates[:1])
+        render_row(found, row, t, wording)
+        for row in rows
+        for t in (templates if wording == "instructions" else templates[:1])
     ]
     if json_:
         emit_json([_plain(example) for example in examples])
         return
     for example in examples:
-        out.rule(f"[bold]{example.task}[/] · {example.template} ({example.kind}) · row {example.row_id}", align="left", style="dim")
+        out.rule(
+            f"[bold]{example.task}[/] · {example.template} ({example.kind}) · row {example.row_id}",
+            align="left",
+            style="dim",
+        )
         if tokens is None:
             out.print(example.inputs, markup=False, highlight=False)
             out.print(example.targets, style="bold green", markup=False, highlight=False)

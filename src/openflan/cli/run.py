@@ -7,7 +7,6 @@ import typer
 
 from openflan.cli import options
 from openflan.cli.console import emit_json, err, out, shown_progress
-from openflan.errors import ConfigError
 
 
 def run(
@@ -23,8 +22,12 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     world_seed: Annotated[int | None, typer.Option(help="Which rows of the micro-world are generated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the arms.")] = 1,
-    out_: Annotated[Path | None, typer.Option("--out", help="Run folder.", show_default="runs/<held-out>-<name>")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the split; run nothing.")] = False,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Run folder.", show_default="runs/<held-out>-<name>")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and the split; run nothing.")
+    ] = False,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -32,14 +35,23 @@ def run(
 
     Example: openflan run --model HuggingFaceTB/SmolLM2-135M --hold-out nli --out runs/nli
     """
+    from openflan.artifacts import read_json
     from openflan.reports.report import write_report
     from openflan.reports.table import render_table
+    from openflan.studies.recipe import resolve
     from openflan.studies.run import run_many
 
     resolved = resolve(
-        recipe, model=model, hold_out=options.listed(hold_out), catalogs=options.listed(catalog), data_root=data_root,
-        steps=steps, lr=lr, arms=options.listed(arms), limit=limit, seed=seed, world_seed=world_seed,
-    )  # fmt: skip
+        recipe,
+        {"tuning": {"steps": steps, "lr": lr}, "evaluation": {"items": limit}},
+        model=model,
+        hold_out=options.listed(hold_out),
+        catalogs=options.listed(catalog),
+        data_root=None if data_root is None else str(data_root),
+        arms=options.listed(arms),
+        seed=seed,
+        world_seed=world_seed,
+    )
     if dry_run:
         show_plan(resolved, json_=json_)
         return
@@ -47,8 +59,6 @@ def run(
     with shown_progress(quiet=quiet) as progress:
         run_many({folder: resolved}, workers=workers, progress=progress)
     page = write_report(folder)
-    from openflan.artifacts import read_json
-
     result = read_json(folder / "result.json")
     if json_:
         emit_json(result)
@@ -56,39 +66,6 @@ def run(
         out.print(render_table(result))
     if not quiet:
         err.print(str(page), markup=False)
-
-
-def resolve(
-    recipe: str | None,
-    *,
-    model: str | None = None,
-    hold_out: list[str] | None = None,
-    catalogs: list[str] | None = None,
-    data_root: Path | None = None,
-    steps: int | None = None,
-    lr: float | None = None,
-    arms: list[str] | None = None,
-    limit: int | None = None,
-    seed: int | None = None,
-    world_seed: int | None = None,
-) -> Any:
-    """The recipe a command line means: a file's (or a shipped one's) with the flags on top."""
-    from openflan.studies.demo import shipped_recipe
-    from openflan.studies.recipe import load_recipe, recipe_from
-
-    table: dict[str, Any] = {}
-    if recipe is not None:
-        file = Path(recipe)
-        table = load_recipe(file if file.suffix == ".toml" or file.exists() else shipped_recipe(recipe)).model_dump(mode="json")
-    top = {"model": model, "hold_out": hold_out, "catalogs": catalogs, "arms": arms, "seed": seed, "world_seed": world_seed,
-           "data_root": None if data_root is None else str(data_root)}  # fmt: skip
-    table |= {key: value for key, value in top.items() if value not in (None, [])}
-    for section, key, value in (("tuning", "steps", steps), ("tuning", "lr", lr), ("evaluation", "items", limit)):
-        if value is not None:
-            table[section] = {**table.get(section, {}), key: value}
-    if missing := [flag for key, flag in (("model", "--model"), ("hold_out", "--hold-out")) if not table.get(key)]:
-        raise ConfigError(f"give a recipe, or {' and '.join(missing)}")
-    return recipe_from(table, "command line" if recipe is None else recipe)
 
 
 def show_plan(recipe: Any, *, json_: bool) -> None:

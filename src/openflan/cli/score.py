@@ -15,7 +15,9 @@ def score(
     model: Annotated[str, typer.Option(help="Hub id, folder, or world:small|base|base-1|base-2.")],
     requests: Annotated[Path, typer.Option(help='JSON lines {"id": …, "inputs": "…", "options": ["…"]}.')],
     out_: Annotated[Path | None, typer.Option("--out", help="Where answers go.", show_default="stdout")] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder of finished chunks: an interrupted scoring goes on.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of finished chunks: an interrupted scoring goes on.")
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Log-probabilities (nats) of options after inputs, joined as given: nothing is put between them.
@@ -37,7 +39,9 @@ def score(
         )
     records = answers(texts, scores)
     if merged and not quiet:
-        err.print(f"in {merged} requests a token spans the join; they are scored from the last border all options share")
+        err.print(
+            f"in {merged} requests a token spans the join; they are scored from the last border all options share"
+        )
     if out_ is None:
         for record in records:
             typer.echo(json.dumps(record, ensure_ascii=False))
@@ -45,4 +49,3 @@ def score(
         write_answers(out_, records)
         if not quiet:
             err.print(f"{out_}  {len(records):,} answers", markup=False)
-

@@ -7,7 +7,6 @@ import typer
 
 from openflan.cli import options
 from openflan.cli.console import err, shown_progress
-from openflan.cli.run import resolve
 
 
 def tune(
@@ -22,14 +21,18 @@ def tune(
 
     Example: openflan tune demo --model world:small --out runs/tuned
     """
-    from openflan.studies.recipe import TUNED_WITH
+    from openflan.studies.recipe import TUNED_WITH, resolve
     from openflan.studies.run import tune_only
 
-    resolved = resolve(recipe, model=model, data_root=data_root, steps=steps)
+    resolved = resolve(
+        recipe, {"tuning": {"steps": steps}}, model=model, data_root=None if data_root is None else str(data_root)
+    )
     arm = next((arm for arm in resolved.arms if arm in TUNED_WITH), "tuned")
     folder = out_ or Path("runs") / f"tune-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
         model_folder = tune_only(resolved, folder, arm=arm, progress=progress)
     typer.echo(str(model_folder))
     if not quiet:
-        err.print("evaluate it with: openflan evaluate --model", str(model_folder), "--hold-out", ",".join(resolved.hold_out))
+        err.print(
+            "evaluate it with: openflan evaluate --model", str(model_folder), "--hold-out", ",".join(resolved.hold_out)
+        )

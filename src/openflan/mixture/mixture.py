@@ -1,7 +1,7 @@
 """The mixture: a pure function from block number to (task, row, template).
 
-Block b holds, for task t with rate r_t, the ordinals from floor(r_t*B*b + u_t) up to floor(r_t*B*(b+1) + u_t). An ordinal
-names a row through a permutation per epoch, and a template by rotation. So every window keeps the proportions, no row
+Block b holds, for task t with rate r_t, the ordinals from floor(r_t*B*b + u_t) up to floor(r_t*B*(b+1) + u_t). An
+ordinal names a row through a permutation per epoch, and a template by rotation. So every window keeps the proportions, no row
 repeats before its task is used up, adding a task reshuffles no other, and resuming is arithmetic.
 
 Takes the tuning tasks with their rows, gives `Example`s block by block. Read next: `encoding/encode.py`.
@@ -122,7 +122,7 @@ class Mixture:
         return done
 
     def lock(self, ledger: Ledger) -> dict[str, Any]:
-        """The content of mixture.lock: effective rates, counts, drops and content hashes, with a fingerprint over all."""
+        """The content of mixture.lock: effective rates, counts, drops, content hashes and a fingerprint over all."""
         tasks = {
             name: {
                 "rate": self.rate[name],

@@ -1,7 +1,7 @@
 """The lints of `openflan catalog check`: every template over real rows, every fault reported with its place.
 
 Takes a task and some of its rows, gives `Problem`s. What cannot be seen without rows (an empty side, an answer that
-stands in the prompt) is looked for on each row; a fault of one template is reported once, with the first row it shows on.
+stands in the prompt) is looked for on each row; a fault of a template is reported once, with the first row it shows on.
 """
 
 import re
@@ -55,7 +55,9 @@ def check_rows(task: Task, rows: Sequence[Row], where: str) -> list[Problem]:
     ledger = Ledger()
     read = read_columns(task, rows, ledger)
     problems = {
-        (task.name, reason): Problem(where, f"{count} of {len(rows)} rows: {reason}", f"e.g. row {ledger.examples[key][0]}")
+        (task.name, reason): Problem(
+            where, f"{count} of {len(rows)} rows: {reason}", f"e.g. row {ledger.examples[key][0]}"
+        )
         for key, count in ledger.dropped.items()
         for reason in [key[2]]
     }
@@ -65,7 +67,9 @@ def check_rows(task: Task, rows: Sequence[Row], where: str) -> list[Problem]:
             problems.setdefault(problem_key, problem)
     for template, count in too_long.items():
         if count > 0.9 * len(read):
-            what = f"targets of {count} of {len(read)} rows are longer than {MAX_TARGET_WORDS} words, so tuning drops them"
+            what = (
+                f"targets of {count} of {len(read)} rows are longer than {MAX_TARGET_WORDS} words, so tuning drops them"
+            )
             problems[template, "long"] = Problem(f"{where}: template {template}", what)
     return list(problems.values())
 

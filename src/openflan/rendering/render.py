@@ -111,7 +111,9 @@ def _read_row(task: Task, row: Row) -> ReadRow:
     scope = {**scope, **columns}
     if task.answer.text is not None:
         value = _evaluate(task.answer.text, scope, f"{task.name}: answer.text", "answer", row.fields)
-        texts = tuple(str(text) for text in (value if isinstance(value, list | tuple) else [value]) if str(text).strip())
+        texts = tuple(
+            str(text) for text in (value if isinstance(value, list | tuple) else [value]) if str(text).strip()
+        )
         if not texts:
             raise RowError("empty answer")
         options, gold = (), ()

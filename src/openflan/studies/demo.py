@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from openflan import artifacts
-from openflan.errors import ConfigError, nearest
 from openflan.evaluation.evaluate import Result
 from openflan.studies.progress import Progress, silent
-from openflan.studies.recipe import Recipe, load_recipe
+from openflan.studies.recipe import Recipe, load_recipe, shipped_recipe
 from openflan.studies.run import run_many
-
-RECIPES = Path(__file__).parent / "recipes"
-"""Recipes that ship with the package."""
 
 SPLITS: tuple[str, ...] = ("nli", "reading_comprehension", "commonsense")
 """Clusters the demo holds out, one run each; those barred with them leave tuning too."""
@@ -24,7 +20,7 @@ REPORT_SEED = 7001
 
 def demo_recipes(*, model: str, seed: int, splits: Sequence[str] = SPLITS) -> dict[str, Recipe]:
     """One recipe for each held-out cluster, by its name; `seed` decides the world's rows and the tuning."""
-    base = load_recipe(RECIPES / "demo.toml")
+    base = load_recipe(shipped_recipe("demo"))
     return {name: base.changed(model=model, hold_out=[name], seed=seed, world_seed=seed) for name in splits}
 
 
@@ -55,11 +51,3 @@ def write_collection(out: Path, title: str, results: dict[Path, Result]) -> dict
     collection = {"format": 1, "title": title, "runs": runs}
     artifacts.write_json(out / "result.json", collection)
     return collection
-
-
-def shipped_recipe(name: str) -> Path:
-    """The file of a shipped recipe, by its name without the ending; raises ConfigError naming the nearest ones."""
-    names = {path.stem: path for path in RECIPES.glob("*.toml")}
-    if name not in names:
-        raise ConfigError(f"no recipe file or shipped recipe {name!r} ({nearest(name, names)})")
-    return names[name]

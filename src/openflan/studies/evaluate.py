@@ -27,8 +27,15 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
         raise SourceError([Problem("rows", "no task could be read"), *unavailable])
     rows = SplitRows({}, evaluated, {task.name: task for task in tasks if task.name in evaluated}, ledger)
     arm = recipe.arms[0]
-    artifacts.write_json(out / "split.json", {"evaluated": sorted(rows.tasks), "train": [], "excluded": [], "barred": [],
-                                              "held_out": [], "rule": "none"})  # fmt: skip
+    chosen = {
+        "evaluated": sorted(rows.tasks),
+        "train": [],
+        "excluded": [],
+        "held_out": [],
+        "barred": [],
+        "rule": "none",
+    }
+    artifacts.write_json(out / "split.json", chosen)
     samples = run_arm(arm, recipe, rows, out, progress)
     result = evaluate(samples, tasks=rows.tasks, held_out=(), seed=recipe.seed)
     return close_run(recipe, rows, samples, result, out)

@@ -1,5 +1,6 @@
 """A recipe: everything that decides what a run's numbers are, as one TOML file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from openflan.artifacts import fingerprint
 from openflan.catalog.holdout import Rule
 from openflan.catalog.load import known_keys, load_toml, validation_problems
 from openflan.encoding.prompt_format import Lengths, PromptFormat
-from openflan.errors import ConfigError, Problem
+from openflan.errors import ConfigError, Problem, nearest
 from openflan.mixture.mixture import MixtureSettings
 from openflan.rendering.render import Wording
 from openflan.tuning.settings import TuningSettings
@@ -82,6 +83,9 @@ class Recipe(BaseModel):
         return recipe_from(self.model_dump(mode="json") | updates, "recipe")
 
 
+RECIPES = Path(__file__).parent / "recipes"
+"""Recipes that ship with the package."""
+
 SECTIONS = (MixtureSettings, PromptFormat, Lengths, TuningSettings, EvaluationSettings)
 
 
@@ -96,6 +100,34 @@ def recipe_from(table: dict[str, Any], where: str) -> Recipe:
         return Recipe.model_validate(table)
     except ValidationError as error:
         raise ConfigError(list(validation_problems(error, where, known_keys(Recipe, *SECTIONS)))) from error
+
+
+def shipped_recipe(name: str) -> Path:
+    """The file of a shipped recipe, by its name without the ending; raises ConfigError naming the nearest ones."""
+    names = {path.stem: path for path in RECIPES.glob("*.toml")}
+    if name not in names:
+        raise ConfigError(f"no recipe file or shipped recipe {name!r} ({nearest(name, names)})")
+    return names[name]
+
+
+def resolve(recipe: str | None, sections: Mapping[str, Mapping[str, Any]] | None = None, **top: Any) -> Recipe:
+    """The recipe a command line means: a file's, or a shipped one's, with what was given on top.
+
+    Values of None and empty lists were not given. Raises ConfigError for what is wrong or missing.
+    """
+    table: dict[str, Any] = {}
+    if recipe is not None:
+        file = Path(recipe)
+        found = file if file.suffix == ".toml" or file.exists() else shipped_recipe(recipe)
+        table = load_recipe(found).model_dump(mode="json")
+    table |= {key: value for key, value in top.items() if value not in (None, [])}
+    for name, values in (sections or {}).items():
+        given = {key: value for key, value in values.items() if value is not None}
+        if given:
+            table[name] = {**table.get(name, {}), **given}
+    if missing := [f"--{key.replace('_', '-')}" for key in ("model", "hold_out") if not table.get(key)]:
+        raise ConfigError(f"give a recipe, or {' and '.join(missing)}")
+    return recipe_from(table, recipe or "command line")
 
 
 def differing_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[Problem]:

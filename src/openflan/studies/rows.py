@@ -72,7 +72,9 @@ def read_evaluated(
     evaluated: dict[str, Mapping[Split, Sequence[ReadRow]]] = {}
     for task in tasks:
         try:
-            parts = {part: _read(task, part, recipe, ledger, None if texts is not None else most[part]) for part in EVALUATED}
+            parts = {
+                part: _read(task, part, recipe, ledger, None if texts is not None else most[part]) for part in EVALUATED
+            }
         except SourceError as error:
             unavailable += _left_out(task, error, ledger)
             continue

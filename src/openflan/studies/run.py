@@ -58,7 +58,11 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
 def run_many(recipes: Mapping[Path, Recipe], *, workers: int, progress: Progress = silent) -> dict[Path, Result]:
     """Several runs, by folder. Their arms are independent, so `workers` processes share them out first."""
     if workers > 1:
-        jobs = [Job(f"{out.name}/{arm}", _arm_job, (recipe, out, arm)) for out, recipe in recipes.items() for arm in recipe.arms]
+        jobs = [
+            Job(f"{out.name}/{arm}", _arm_job, (recipe, out, arm))
+            for out, recipe in recipes.items()
+            for arm in recipe.arms
+        ]
         for out, recipe in recipes.items():
             open_run(recipe, out)
         in_processes(jobs, workers=workers, progress=progress)
@@ -135,9 +139,7 @@ def arm_model(
 
     def block(number: int) -> Sequence[Encoded]:
         counted = Ledger()
-        encoded = encode(
-            mixture.examples(number), lm.tokenizer, prompt, recipe.lengths, counted, context=lm.context
-        )
+        encoded = encode(mixture.examples(number), lm.tokenizer, prompt, recipe.lengths, counted, context=lm.context)
         artifacts.write_json(counts / f"block-{number:06d}.json", counted.to_json())
         return encoded
 
@@ -202,7 +204,12 @@ def environment() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    return {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system(), "packages": versions}
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "packages": versions,
+    }
 
 
 def _set_threads(recipe: Recipe) -> None:
