@@ -360,17 +360,6 @@ def _who_is_right(rng: random.Random, realm: Realm) -> Row:
 
 # ------------------------------------------------------------------------------- reading comprehension with commonsense
 
-_TABLE_DENIALS: Mapping[str, tuple[str, ...]] = {
-    "sound": ("the {s} does not say {v}.",),
-    "food": ("the {s} does not eat {v}.", "the food of the {s} is not {v}."),
-    "home": ("the {s} does not live in the {v}.", "the home of the {s} is not the {v}."),
-    "workplace": ("the {s} does not work in the {v}.",),
-    "tool": ("the {s} does not use the {v}.", "the tool of the {s} is not the {v}."),
-    "capital": ("the capital of {s} is not {v}.", "{v} is not the capital of {s}."),
-    "natural colour": ("the natural colour of {s} is not {v}.", "in nature {s} is not {v}."),
-    "class": ("the {s} is not a kind of {v}.",),
-}
-
 _TABLES_BY_RELATION: Mapping[str, tuple[str, ...]] = {"job": ("workplace", "tool"), "pet": ("sound", "food", "home")}
 """What knowing the value of a relation lets one conclude: where a cook works, what a cat eats."""
 
@@ -421,7 +410,7 @@ def _job_claims(rng: random.Random, realm: Realm) -> Row:
     facts, asked, table, wrong = _two_step(rng, realm)
     holds, denied = _coin(rng), _coin(rng)
     value = table.pairs[asked.value] if holds != denied else wrong[0]
-    patterns = _TABLE_DENIALS[table.name] if denied else table.statements
+    patterns = table.denials if denied else table.statements
     return {
         "passage": statements(rng, facts),
         "claim": _of_person(rng.choice(patterns), asked, value),
@@ -514,8 +503,8 @@ def _fact_check(rng: random.Random, realm: Realm) -> Row:
     known = _known(rng, realm)
     holds, denied = _coin(rng), _coin(rng)
     value = known.value if holds != denied else _wrong_values(rng, realm, known, 1)[0]
-    patterns = _TABLE_DENIALS[known.table.name] if denied else known.table.statements
-    claim = sentence(rng.choice(patterns).format(s=known.subject, v=value))
+    say = known.table.denial if denied else known.table.statement
+    claim = say(rng, known.subject, value)
     return {"claim": claim, "denied": denied, "said": value, "label": _binary(holds), **_known_columns(known)}
 
 
@@ -555,7 +544,6 @@ _REVIEW_CLAIMS = (
     (True, "The writer liked the {thing}.", "The writer did not like the {thing}."),
     (True, "The {thing} was good.", "The {thing} was not good."),
     (False, "The {thing} was bad.", "The {thing} was not bad."),
-    (False, "The writer hated the {thing}.", "The writer did not hate the {thing}."),
 )
 """Whether it praises, the claim, the same denied."""
 
@@ -621,10 +609,12 @@ def _plausible(rng: random.Random, realm: Realm) -> Row:
 
 
 def _deeds(script: Script) -> tuple[str, ...]:
-    """What the person did, without the person ("went to bed."), for effects that name the person once and first."""
-    return tuple(
-        text.removeprefix("{p} ") for text in script.effects if text.startswith("{p} ") and text.count("{") == 1
-    )
+    """What the person did, without the person ("went to bed."), for effects that name the person once and first.
+
+    Effects with a "not" are left out: denying them would take two.
+    """
+    named_once = (text for text in script.effects if text.startswith("{p} ") and text.count("{") == 1)
+    return tuple(text.removeprefix("{p} ") for text in named_once if " not " not in text)
 
 
 _NAMES_WITH_DEEDS = frozenset(script.name for script in SCRIPTS if _deeds(script))
