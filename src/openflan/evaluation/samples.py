@@ -1,0 +1,197 @@
+"""The record of every answer: one row per (arm, task, item, template, shots).
+
+Takes examples with their scores or generations, gives `samples.parquet`. Read next: `evaluate.py`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from openflan.artifacts import atomic_path
+from openflan.errors import CatalogError, Problem, RunError
+from openflan.evaluation.metrics import Outcome, choose, metric, ranked
+from openflan.rendering.example import Example
+from openflan.scoring.generate import Generation
+from openflan.scoring.rank import OptionScores
+
+SAMPLE_SCHEMA: dict[str, pl.DataType] = {
+    "arm": pl.String(),
+    "task": pl.String(),
+    "cluster": pl.String(),
+    "split": pl.String(),
+    "row_id": pl.String(),
+    "group": pl.String(),
+    "template": pl.String(),
+    "shots": pl.Int32(),
+    "options": pl.List(pl.String()),
+    "logprobs": pl.List(pl.Float64()),
+    "tokens": pl.List(pl.Int32()),
+    "prediction": pl.String(),
+    "predicted": pl.Int32(),
+    "gold": pl.List(pl.Int32()),
+    "references": pl.List(pl.String()),
+    "value": pl.Float64(),
+    "reason": pl.String(),
+    "prompt_sha": pl.String(),
+}
+"""Columns of samples.parquet, in order; `SampleScore` says what each holds."""
+IDENTITY = ("arm", "task", "split", "row_id", "template", "shots")
+"""What names one sample; rows are stored in this order."""
+ROW_GROUP = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleScore:
+    """One answer of one arm, and what it is worth."""
+
+    arm: str
+    task: str
+    cluster: str
+    split: Literal["dev", "test"]
+    row_id: str
+    group: str
+    """Rows of one group (a passage) are resampled together; the row id where nothing is shared."""
+    template: str
+    shots: int
+    """Exemplars shown."""
+    options: tuple[str, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    """Nats, summed over each option's tokens."""
+    tokens: tuple[int, ...] = ()
+    """Scored tokens of each option; for a generation the one number of tokens written."""
+    prediction: str
+    predicted: int | None = None
+    """Index into options; None for generations."""
+    gold: tuple[int, ...] = ()
+    references: tuple[str, ...] = ()
+    value: float | None
+    """By the task's first metric; None where the row cannot be scored, with the reason."""
+    reason: str = ""
+    """Why it is unscored, or how a generation ended."""
+    prompt_sha: str
+    """SHA-256 of the exact text the model read."""
+
+    @staticmethod
+    def ranking(
+        example: Example,
+        scores: OptionScores,
+        *,
+        arm: str,
+        cluster: str,
+        split: Literal["dev", "test"],
+        metric_name: str,
+        prompt: str,
+    ) -> "SampleScore":
+        """The example's likeliest option against its gold; `prompt` is the text the model read."""
+        measure = metric(metric_name)
+        predicted, _ = choose(scores.sums, example.options)
+        scored = bool(example.gold)
+        outcome = ranked(example.options, example.gold, predicted)
+        return SampleScore(
+            **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
+            options=example.options,
+            logprobs=scores.sums,
+            tokens=scores.tokens,
+            prediction=example.options[predicted],
+            predicted=predicted,
+            gold=example.gold,
+            references=outcome.references,
+            value=measure.value(outcome) if scored else None,
+            reason="" if scored else "no gold option",
+        )
+
+    @staticmethod
+    def generation(
+        example: Example,
+        written: Generation,
+        *,
+        arm: str,
+        cluster: str,
+        split: Literal["dev", "test"],
+        metric_name: str,
+        prompt: str,
+    ) -> "SampleScore":
+        """What the model wrote against the example's references; `prompt` is the text the model read.
+
+        Raises CatalogError where the metric needs options.
+        """
+        measure = metric(metric_name)
+        if measure.needs_options:
+            raise CatalogError(f"{example.task}: metric {metric_name} needs options, the task is generated")
+        prediction = written.text.strip()
+        outcome = Outcome(prediction=prediction, references=example.references)
+        return SampleScore(
+            **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
+            tokens=(len(written.token_ids),),
+            prediction=prediction,
+            references=example.references,
+            value=measure.value(outcome) if example.references else None,
+            reason=f"ended: {written.ended}" if example.references else "no reference",
+        )
+
+
+def _common(example: Example, *, arm: str, cluster: str, split: Literal["dev", "test"], prompt: str) -> dict[str, Any]:
+    return {
+        "arm": arm,
+        "task": example.task,
+        "cluster": cluster,
+        "split": split,
+        "row_id": example.row_id,
+        "group": example.group or example.row_id,
+        "template": example.template,
+        "shots": len(example.exemplars),
+        "prompt_sha": hashlib.sha256(prompt.encode()).hexdigest(),
+    }
+
+
+def sample_frame(scores: Iterable[SampleScore]) -> pl.DataFrame:
+    """All samples as a frame in `IDENTITY` order, so that equal samples give equal frames.
+
+    Raises RunError where two samples have the same identity.
+    """
+    rows = [dataclasses.asdict(score) for score in scores]
+    return _ordered(pl.DataFrame(rows, schema=SAMPLE_SCHEMA))
+
+
+def _ordered(frame: pl.DataFrame) -> pl.DataFrame:
+    frame = frame.sort(IDENTITY)
+    repeated = frame.filter(pl.struct(IDENTITY).is_duplicated())
+    if not repeated.is_empty():
+        first = " ".join(map(str, repeated.select(IDENTITY).row(0)))
+        raise RunError(f"{repeated.height} samples share their identity with another, the first is {first}")
+    return frame
+
+
+def write_samples(frame: pl.DataFrame, path: Path) -> None:
+    """Write samples.parquet whole or not at all; equal samples give equal bytes whatever their order.
+
+    Raises RunError where the columns are not `SAMPLE_SCHEMA`.
+    """
+    ordered = _ordered(_checked(frame, "samples"))
+    with atomic_path(path) as part:
+        ordered.write_parquet(part, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, statistics=False)
+
+
+def read_samples(path: Path) -> pl.DataFrame:
+    """The samples of a run. Raises RunError where the file is missing or has other columns."""
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; did the run finish?")
+    return _checked(pl.read_parquet(path), str(path))
+
+
+def _checked(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    problems = [
+        Problem(
+            f"{where}: {name}", f"is {frame.schema[name]}, expected {kind}" if name in frame.schema else "is missing"
+        )
+        for name, kind in SAMPLE_SCHEMA.items()
+        if frame.schema.get(name) != kind
+    ]
+    if problems:
+        raise RunError(problems)
+    return frame.select(list(SAMPLE_SCHEMA))

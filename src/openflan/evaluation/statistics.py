@@ -1,0 +1,149 @@
+"""How sure a number is: intervals, paired tests, and what a sample could have shown.
+
+Takes sums of a metric by group of items, gives draws, intervals and p-values. Read next: `evaluate.py`.
+
+Letters: G = groups (items that share a passage are one group), T = templates, S = sums a metric keeps, B = resamples.
+Groups, not rows, are drawn: a second question about a passage, or a second template on an item, is no second item.
+An arm's value is the mean over templates of the metric over items (Wei et al. 2022 section 3), so templates are nested
+in items: each draw takes all templates of the items it takes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from openflan.seeding import generator
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Finish = Callable[[Floats], Floats]
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+POWER = 0.80
+LEVEL = 0.05
+BLOCK_CELLS = 4_000_000
+"""Most entries of a weight matrix that exist at one time (32 MB)."""
+
+
+class Interval(NamedTuple):
+    """Bounds of a percentile interval."""
+
+    low: float
+    high: float
+
+
+def group_sums(statistics: Floats, groups: Ints, templates: Ints, *, num_groups: int, num_templates: int) -> Floats:
+    """Rows [N, S] with their group and template [N], summed: [G, T, S]."""
+    sums = np.zeros((num_groups, num_templates, statistics.shape[-1]))
+    np.add.at(sums, (groups, templates), statistics)
+    return sums
+
+
+def over_templates(sums: Floats, finish: Finish) -> Floats:
+    """Sums [..., T, S] -> [...], the mean over templates of the first component; templates without rows drop out."""
+    values = finish(sums)[..., 0]
+    there = ~np.isnan(values)
+    total: Floats = np.where(there, values, 0.0).sum(-1)
+    return np.divide(total, there.sum(-1), out=np.full(total.shape, math.nan), where=there.any(-1))
+
+
+def bootstrap(
+    sums: Sequence[Floats], finish: Finish, *, seed: int, names: Sequence[str | int], resamples: int = RESAMPLES
+) -> list[Floats]:
+    """For each of several arms over the same groups, sums [G, T, S], its value in every resample: [B].
+
+    All arms see the same resamples, so the difference of two results is a paired bootstrap. The draws depend on (seed,
+    names) and the number of groups alone.
+    """
+    num_groups = len(sums[0])
+    draw = generator(seed, "bootstrap", *names)
+    found: list[list[Floats]] = [[] for _ in sums]
+    for size in _blocks(resamples, num_groups):
+        picked = draw.integers(0, num_groups, (size, num_groups))
+        offsets = np.arange(size)[:, None] * num_groups
+        weights = np.bincount((picked + offsets).ravel(), minlength=size * num_groups).reshape(size, num_groups)
+        for values, arm in zip(found, sums, strict=True):
+            values.append(over_templates(_weighted(weights.astype(float), arm), finish))
+    return [np.concatenate(values) for values in found]
+
+
+def exchange_test(
+    first: Floats, second: Floats, finish: Finish, *, seed: int, names: Sequence[str | int], resamples: int = RESAMPLES
+) -> tuple[float, Floats]:
+    """The difference of two arms, sums [G, S], and the differences [B] when each group's arms are exchanged at random.
+
+    Approximate randomisation (Noreen 1989): for a metric that is a mean this is the sign-flip test on group
+    differences, for a corpus metric its like. `exchange_p` makes a p-value of it. Paired by construction: what both
+    arms find equally hard cancels.
+    """
+    draw = generator(seed, "exchange", *names)
+    gain = second - first
+    total_first, total_second = first.sum(0), second.sum(0)
+    draws: list[Floats] = []
+    for size in _blocks(resamples, len(first)):
+        moved = _weighted(draw.integers(0, 2, (size, len(first))).astype(float), gain)
+        draws.append(finish(total_first + moved)[..., 0] - finish(total_second - moved)[..., 0])
+    return float(finish(total_first)[0] - finish(total_second)[0]), np.concatenate(draws)
+
+
+def exchange_p(observed: float, draws: Floats) -> float:
+    """Two-sided p: the share of exchanges at least as far from zero, the observed one counted among them (never 0)."""
+    # Differences that are equal on paper come out a rounding error apart.
+    return float((1 + (np.abs(draws) >= abs(observed) - 1e-12).sum()) / (1 + len(draws)))
+
+
+def interval(draws: Floats, confidence: float = CONFIDENCE) -> Interval:
+    """The percentile interval of bootstrap draws; draws in which nothing could be scored are left out."""
+    low, high = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def mcnemar(first: Sequence[float], second: Sequence[float]) -> float:
+    """Exact two-sided McNemar p for two arms' 0/1 values on the same items: a binomial test on those that differ."""
+    only_first = sum(a > b for a, b in zip(first, second, strict=True))
+    only_second = sum(b > a for a, b in zip(first, second, strict=True))
+    differing = only_first + only_second
+    tail = sum(math.comb(differing, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / 2**differing)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: compare them with the level wanted for the whole family.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def smallest_detectable(draws: Floats) -> float | None:
+    """The true difference a sample like this one finds with 80 % power at the two-sided 5 % level.
+
+    From the standard error the bootstrap of the difference shows. None where the arms never differed, which leaves
+    the error unknown rather than zero.
+    """
+    error = float(np.nanstd(draws))
+    if error <= 1e-12:
+        return None
+    return (NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(POWER)) * error
+
+
+def _blocks(resamples: int, num_groups: int) -> list[int]:
+    # The block size must not change what is drawn, so it depends on the number of groups alone.
+    size = max(1, BLOCK_CELLS // num_groups)
+    return [min(size, resamples - start) for start in range(0, resamples, size)]
+
+
+def _weighted(weights: Floats, sums: Floats) -> Floats:
+    """[B, G] and [G, ...] -> [B, ...]."""
+    return (weights @ sums.reshape(len(sums), -1)).reshape(len(weights), *sums.shape[1:])

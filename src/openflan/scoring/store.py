@@ -1,0 +1,66 @@
+"""Work done in fixed chunks, each kept on disk once it is whole: a killed evaluation continues where it stood.
+
+Takes items in plan order and a function over one chunk of them, gives that function's records.
+Read next: `rank.py`, which scores through this.
+"""
+
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from openflan.artifacts import fingerprint, write_text
+from openflan.errors import RunError
+
+CHUNK_ITEMS = 256
+"""Items of one chunk: a killed run loses at most the work on these."""
+
+Item = TypeVar("Item")
+Record = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+def in_chunks(
+    items: Sequence[Item],
+    compute: Callable[[Sequence[Item]], list[Record]],
+    *,
+    key: Any,
+    content: Callable[[Item], Any],
+    folder: Path | None,
+    chunk_items: int = CHUNK_ITEMS,
+) -> Iterator[tuple[list[Record], bool]]:
+    """The records of each chunk in order, and whether they were read from `folder` rather than computed.
+
+    A chunk's file is named by its place and the fingerprint of (key, content of its items),
+    `chunk-00012-<16 hex>.jsonl`, one record a line. What a chunk computes depends on nothing outside it, so a run that
+    was killed and continued ends with the same bytes as one that was not. Records must come back from JSON as they
+    went in.
+
+    Raises RunError where a stored chunk does not hold one record for each item.
+    """
+    for index, start in enumerate(range(0, len(items), chunk_items)):
+        chunk = items[start : start + chunk_items]
+        if folder is None:
+            yield compute(chunk), False
+            continue
+        path = folder / f"chunk-{index:05d}-{fingerprint([key, [content(item) for item in chunk]])}.jsonl"
+        if path.exists():
+            yield _read(path, len(chunk)), True
+            continue
+        records = compute(chunk)
+        lines = (json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False) for record in records)
+        write_text(path, "".join(itertools.chain.from_iterable((line, "\n") for line in lines)))
+        yield records, False
+
+
+def _read(path: Path, expected: int) -> list[Record]:
+    try:
+        records: list[Record] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and run again") from error
+    if len(records) != expected:
+        raise RunError(f"{path} holds {len(records)} records, expected {expected}; delete it and run again")
+    log.debug("read %d records from %s", expected, path)
+    return records
