@@ -1,0 +1,194 @@
+"""A language model by name, and back to a folder.
+
+Takes a hub id, a folder or `world:NAME`; gives a `LanguageModel`. Read next: `packed_attention.py`.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from openflan.artifacts import file_sha256, write_text
+from openflan.encoding.prompt_format import PromptFormat
+from openflan.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FORMAT_FILE = "openflan.json"
+WORLD_PREFIX = "world:"
+WORLD_FOLDER = Path(__file__).parents[1] / "world" / "checkpoints"
+WORLD_MODELS = ("base", "base-1", "base-2", "small")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+
+IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A causal language model with its tokenizer and the words it was tuned to be asked in."""
+
+    name: str
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    prompt_format: PromptFormat | None
+    """The format it was tuned in; None for a model that openflan did not tune."""
+    context: int
+    """The most tokens a sequence may have."""
+    identity: str
+    """SHA-256 of weights, configuration and tokenizer: two models of one identity answer alike."""
+    prefix_ids: tuple[int, ...] = ()
+    """Ids that stand before every prompt: those of a soft prompt, see `soft_prompt.py`."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def load_model(name: str, *, dtype: str = "float32", device: str = "auto") -> LanguageModel:
+    """The model called `name`: a hub id (`owner/name`, `owner/name@revision`), a local folder, or `world:NAME`.
+
+    device: "auto" takes a GPU where there is one. Raises ModelError with what was tried and the nearest names.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}")
+    folder = find_model(name)
+    # A soft prompt's folder names the model it belongs to; imported here because that module imports this one.
+    from openflan.models.soft_prompt import DESCRIPTION_FILE, load_soft_prompt
+
+    if (folder / DESCRIPTION_FILE).exists():
+        return load_soft_prompt(folder, name=name, dtype=dtype, device=device)
+    try:
+        model = cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]))
+        tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{name}: {folder} does not hold a causal language model: {error}") from error
+    cast(Any, model).to(_device(device))
+    model.eval()
+    return LanguageModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        prompt_format=read_prompt_format(folder),
+        context=context_length(model.config),
+        identity=folder_identity(folder),
+    )
+
+
+def find_model(name: str) -> Path:
+    """The folder holding the model called `name`, downloaded where it is a hub id."""
+    if name.startswith(WORLD_PREFIX):
+        folder = WORLD_FOLDER / name.removeprefix(WORLD_PREFIX)
+        if not _holds_model(folder):
+            raise ModelError(f"{name}: no such micro-world checkpoint in {WORLD_FOLDER}{_near(name)}")
+        return folder
+    folder = Path(name).expanduser()
+    if _holds_model(folder):
+        return folder
+    if folder.exists():
+        raise ModelError(f"{name}: the folder has no config.json, so it is no model's{_near(name)}")
+    if name.startswith((".", "/", "~")) or not 1 <= len(Path(name).parts) <= 2:
+        raise ModelError(f"{name}: no such folder{_near(name)}")
+    return _download(name)
+
+
+def save_model(lm: LanguageModel, folder: Path, prompt_format: PromptFormat | None) -> None:
+    """Write weights, tokenizer and prompt format; plain transformers loads the folder too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    if prompt_format is not None:
+        write_prompt_format(folder, prompt_format)
+
+
+def write_prompt_format(folder: Path, prompt_format: PromptFormat) -> None:
+    """Put the format beside the weights."""
+    described = {"format": 1, "prompt_format": prompt_format.model_dump()}
+    write_text(folder / FORMAT_FILE, json.dumps(described, sort_keys=True, indent=1) + "\n")
+
+
+def read_prompt_format(folder: Path) -> PromptFormat | None:
+    """The format beside the weights, or None. Raises ModelError where the file is damaged."""
+    path = folder / FORMAT_FILE
+    if not path.exists():
+        return None
+    try:
+        return PromptFormat.model_validate(json.loads(path.read_text(encoding="utf-8"))["prompt_format"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ModelError(f"{path}: not a prompt format: {error}") from error
+
+
+def context_length(config: Any) -> int:
+    """The most tokens of a sequence, by the model's configuration; 2,048 where it names none."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
+        value = getattr(text, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 2048
+
+
+def folder_identity(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a model's files; the prompt format is left out."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in IDENTITY_SUFFIXES and path.name != FORMAT_FILE and path.is_file():
+            total.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or (folder / "soft_prompt.json").is_file()
+
+
+def _device(device: str) -> str:
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                repo, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*", "consolidated*"]
+            )
+        )
+
+    try:
+        folder = fetch(HUB_FILES)
+        if not any(folder.glob("*.safetensors")):
+            folder = fetch([*HUB_FILES, "*.bin"])
+    except Exception as error:  # whatever the hub's client, the network or a proxy says
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{name}: no folder of that name here, and the hub did not give a model {repo!r} ({said}){_near(name)}"
+        ) from error
+    if not _holds_model(folder):
+        raise ModelError(f"{name}: the hub's repository has no config.json, so it is no transformers model")
+    return folder
+
+
+def _near(name: str) -> str:
+    """ "; nearest names: ..." among the micro-world's checkpoints and the folders beside the path that was meant."""
+    known = [WORLD_PREFIX + world for world in WORLD_MODELS]
+    known += [str(path) for path in _siblings(Path(name).expanduser())]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    return f"; nearest names: {', '.join(close)}" if close else ""
+
+
+def _siblings(path: Path) -> Iterable[Path]:
+    try:
+        return [sibling for sibling in sorted(path.parent.iterdir()) if _holds_model(sibling)]
+    except OSError:
+        return []
