@@ -88,6 +88,24 @@ def test_coqa_has_one_row_per_question_and_never_shows_its_own_answer() -> None:
     assert (second["answer"], second["history"]) == ("Mia", "Q: Who was fed?\nA: the hen")
 
 
+@pytest.mark.parametrize(
+    ("spans", "kinds", "references"),
+    [
+        (["7"], ["number"], ["7"]),
+        (["7", "8"], ["number", "number"], ["7", "8"]),
+        (["Ann", "Bo"], ["span", "span"], ["Ann, Bo"]),
+        (["Ann", "Bo", "Ann", "Bo"], ["span"] * 4, ["Ann, Bo"]),
+        (["the old mill", "old mill"], ["span", "span"], ["the old mill", "old mill"]),
+        (["three", "3"], ["span", "number"], ["three", "3"]),
+    ],
+)
+def test_drop_parts_are_joined_and_readings_of_several_people_are_not(
+    spans: list[str], kinds: list[str], references: list[str]
+) -> None:
+    (row,) = run("gather_drop_answers", {"answers_spans": {"spans": spans, "types": kinds}})
+    assert row["references"] == references
+
+
 def test_record_answers_become_indices_of_distinct_entities() -> None:
     row = {"entities": ["Oslo", "Bergen", "Oslo", "Tromsø"], "answers": ["Tromsø", "Oslo", "Oslo"]}
     (done,) = run("index_record_answers", row)

@@ -103,6 +103,23 @@ def explode_coqa(rows: Iterable[Row]) -> Iterator[Row]:
             yield row | {"question": question.strip(), "answer": answers[turn], "history": told}
 
 
+def gather_drop_answers(rows: Iterable[Row]) -> Iterator[Row]:
+    """DROP: adds `references` made of `answers_spans`; the parts of one answer are joined with commas.
+
+    In training rows the hub's spans are the parts of one answer, in validation rows the answers of several people laid
+    end to end. So numbers, dates, and spans that contain one another are taken for references of their own.
+
+    >>> spans = {"spans": ["red", "blue", "red", "blue"], "types": ["span"] * 4}
+    >>> next(gather_drop_answers([{"answers_spans": spans}]))["references"]
+    ['red, blue']
+    """
+    for row in rows:
+        answers = row["answers_spans"]
+        spans = [text.strip() for text in answers["spans"] if text.strip()]
+        changed = row | {"references": _drop_references(list(dict.fromkeys(spans)), set(answers["types"]))}
+        yield changed if spans else _dropped(changed, "no answer")
+
+
 def index_record_answers(rows: Iterable[Row]) -> Iterator[Row]:
     """ReCoRD: distinct `entities`, and `gold`, the indices of the right ones; rows whose answer is no entity drop."""
     for row in rows:
@@ -153,6 +170,7 @@ STEPS: Mapping[str, Step] = {
         unwrap_bytes,
         explode_quac,
         explode_coqa,
+        gather_drop_answers,
         index_record_answers,
         mark_wsc_spans,
         strip_wikihow_tags,
@@ -173,6 +191,14 @@ def _plain(text: str) -> str:
 
 def _answerable(text: str) -> str:
     return NO_ANSWER if text.strip() == "CANNOTANSWER" else text.strip()
+
+
+def _drop_references(spans: Sequence[str], kinds: set[str]) -> list[str]:
+    parts: list[str] = []
+    for span in spans:
+        if not any(span.lower() in part.lower() or part.lower() in span.lower() for part in parts):
+            parts.append(span)
+    return [", ".join(parts)] if kinds == {"span"} and len(parts) > 1 else list(spans)
 
 
 def _history(questions: Sequence[str], answers: Sequence[str]) -> str:
