@@ -11,6 +11,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Form = Literal["classification", "multiple_choice", "generation"]
 Kind = Literal["direct", "inverted", "completion"]
 Split = Literal["train", "dev", "test"]
+EvaluatedSplit = Literal["dev", "test"]
 Metric = Literal[
     "accuracy", "f1a", "matthews", "pearson", "exact_match", "squad", "drop", "trivia", "bleu", "rouge", "word_edit"
 ]

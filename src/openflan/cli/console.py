@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ def emit_json(value: Any) -> None:
 
 
 @contextmanager
-def shown_progress(*, quiet: bool) -> Iterator[Report]:
+def shown_progress(*, quiet: bool) -> Generator[Report, None, None]:
     """A progress report that draws one bar per job on a terminal, and writes a line now and then elsewhere."""
     if quiet:
         yield lambda event: None

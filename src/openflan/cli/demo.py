@@ -35,7 +35,7 @@ def demo(
             out_,
             model=model,
             seed=study.REPORT_SEED if seed is None else seed,
-            splits=options.listed(hold_out) or study.SPLITS,
+            splits={name: study.SPLITS.get(name, (name,)) for name in options.listed(hold_out) or study.SPLITS},
             workers=workers,
             progress=progress,
         )

@@ -24,8 +24,8 @@ def mix(
 
     Example: openflan mix demo --out mixture --format messages --examples 1000
     """
-    from openflan.studies.recipe import resolve
     from openflan.interop.mix import export_mixture
+    from openflan.studies.recipe import resolve
 
     resolved = resolve(recipe, data_root=None if data_root is None else str(data_root))
     with shown_progress(quiet=quiet) as progress:

@@ -27,7 +27,7 @@ def tune(
     resolved = resolve(
         recipe, {"tuning": {"steps": steps}}, model=model, data_root=None if data_root is None else str(data_root)
     )
-    arm = next((arm for arm in resolved.arms if arm in TUNED_WITH), "tuned")
+    arm = next((arm for arm in TUNED_WITH if arm in resolved.arms), "tuned")
     folder = out_ or Path("runs") / f"tune-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
         model_folder = tune_only(resolved, folder, arm=arm, progress=progress)

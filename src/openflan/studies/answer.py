@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from openflan import artifacts
-from openflan.catalog.task import Task
+from openflan.catalog.task import EvaluatedSplit, Task
 from openflan.encoding.encode import encode_options, encode_prompts
 from openflan.encoding.prompt_format import Lengths, PromptFormat
 from openflan.evaluation.samples import SampleScore, sample_frame
@@ -19,7 +19,6 @@ from openflan.studies.recipe import EvaluationSettings
 if TYPE_CHECKING:
     from openflan.models.load import LanguageModel
 
-Part = Literal["dev", "test"]
 PROMPTS_KEPT = 4
 """Test rows of each task whose full prompts are kept for people to read."""
 
@@ -27,7 +26,7 @@ PROMPTS_KEPT = 4
 def answer(
     arm: str,
     lm: "LanguageModel",
-    examples: Sequence[tuple[Part, Example]],
+    examples: Sequence[tuple[EvaluatedSplit, Example]],
     tasks: Mapping[str, Task],
     *,
     prompt_format: PromptFormat,
@@ -83,7 +82,7 @@ def answer(
     return sample_frame(samples)
 
 
-def _kept_prompts(examples: Sequence[tuple[Part, Example]], prompt_format: PromptFormat) -> Iterable[str]:
+def _kept_prompts(examples: Sequence[tuple[EvaluatedSplit, Example]], prompt_format: PromptFormat) -> Iterable[str]:
     rows: dict[str, list[str]] = {}
     for part, example in examples:
         kept = rows.setdefault(example.task, [])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openflan.catalog.holdout import HeldOutSplit
-from openflan.catalog.task import Split, Task
+from openflan.catalog.task import EvaluatedSplit, Split, Task
 from openflan.errors import Problem, SourceError
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import TaskRows, tuning_templates
@@ -14,7 +14,7 @@ from openflan.rendering.render import ReadRow, read_columns
 from openflan.sources.read import SourceSettings, read_rows
 from openflan.studies.recipe import Recipe
 
-EVALUATED: tuple[Split, ...] = ("dev", "test")
+EVALUATED: tuple[EvaluatedSplit, ...] = ("dev", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class SplitRows:
     """Rows to tune on and rows to evaluate, by task name."""
 
     train: Mapping[str, TaskRows]
-    evaluated: Mapping[str, Mapping[Split, Sequence[ReadRow]]]
+    evaluated: Mapping[str, Mapping[EvaluatedSplit, Sequence[ReadRow]]]
     tasks: Mapping[str, Task]
     """The evaluated tasks."""
     ledger: Ledger
@@ -63,16 +63,16 @@ def read_evaluated(
     ledger: Ledger,
     unavailable: list[Problem],
     texts: set[bytes] | None = None,
-) -> dict[str, Mapping[Split, Sequence[ReadRow]]]:
+) -> dict[str, Mapping[EvaluatedSplit, Sequence[ReadRow]]]:
     """Dev and test rows of each task that can be read, as many as the recipe evaluates.
 
     The keys of all their texts are added to `texts`, also of rows beyond that number.
     """
-    most: dict[Split, int | None] = {"test": recipe.evaluation.items, "dev": recipe.evaluation.dev_items}
-    evaluated: dict[str, Mapping[Split, Sequence[ReadRow]]] = {}
+    most: dict[EvaluatedSplit, int | None] = {"test": recipe.evaluation.items, "dev": recipe.evaluation.dev_items}
+    evaluated: dict[str, Mapping[EvaluatedSplit, Sequence[ReadRow]]] = {}
     for task in tasks:
         try:
-            parts = {
+            parts: dict[EvaluatedSplit, list[ReadRow]] = {
                 part: _read(task, part, recipe, ledger, None if texts is not None else most[part]) for part in EVALUATED
             }
         except SourceError as error:

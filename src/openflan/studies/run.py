@@ -3,7 +3,6 @@
 import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import polars as pl
 from openflan import artifacts
 from openflan.catalog.holdout import HeldOutSplit, hold_out
 from openflan.catalog.load import load_catalog
-from openflan.catalog.task import Split, Task, Template
+from openflan.catalog.task import EvaluatedSplit, Task, Template
 from openflan.encoding.encode import Encoded, encode
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, RunError
@@ -153,7 +152,7 @@ def arm_model(
     return tuned
 
 
-def evaluation_examples(rows: SplitRows, kind: str, ledger: Ledger) -> Iterator[tuple[Split, Example]]:
+def evaluation_examples(rows: SplitRows, kind: str, ledger: Ledger) -> Iterator[tuple[EvaluatedSplit, Example]]:
     """Every evaluated row through every template of that kind; direct ones where a task has none."""
     for name, task in rows.tasks.items():
         for part in EVALUATED:
@@ -223,10 +222,17 @@ def _arm_job(recipe: Recipe, out: Path, arm: Arm, *, progress: Progress) -> None
     run_arm(arm, recipe, _rows_of(recipe), out, progress)
 
 
-@lru_cache(maxsize=2)
+_read: dict[str, SplitRows] = {}
+"""The rows a worker process read last, by recipe: the arms of a run follow one another in it."""
+
+
 def _rows_of(recipe: Recipe) -> SplitRows:
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, rule=recipe.hold_out_rule)
-    return read_split(split, recipe)
+    key = recipe.to_toml()
+    if key not in _read:
+        split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, rule=recipe.hold_out_rule)
+        _read.clear()
+        _read[key] = read_split(split, recipe)
+    return _read[key]
 
 
 def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progress = silent) -> Path:

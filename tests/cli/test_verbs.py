@@ -1,0 +1,108 @@
+"""What a user sees: help, tables, JSON, errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from openflan.cli.app import app, main
+from tests.catalog.toys import task_toml, write_catalog
+
+VERBS = ("demo", "run", "tune", "evaluate", "score", "render", "mix", "report", "catalog")
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def failing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    monkeypatch.setattr("sys.argv", ["openflan", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return int(left.value.code or 0), " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    text = invoke(verb, "--help").stdout
+    assert "Example: openflan" in text or verb == "catalog"
+
+
+def test_the_catalog_lists_as_json() -> None:
+    tasks = json.loads(invoke("catalog", "list", "--json").stdout)
+    assert {"rte", "squad_v1"} <= {task["name"] for task in tasks}
+    assert all(task["templates"]["direct"] >= 7 for task in tasks)
+    assert len(json.loads(invoke("catalog", "clusters", "--json").stdout)) == 12
+    shown = json.loads(invoke("catalog", "show", "rte", "--json").stdout)
+    assert shown["source"]["hub"] == "aps/super_glue"
+    assert "rte" in invoke("catalog", "list", "--cluster", "nli").stdout
+
+
+def test_check_reports_a_users_folder_and_fails(tmp_path: Path) -> None:
+    folder = write_catalog(tmp_path / "tasks", ("toy", "nli"))
+    data = tmp_path / "data" / "toy"
+    data.mkdir(parents=True)
+    for split in ("train", "validation"):
+        (data / f"{split}.jsonl").write_text('{"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}\n' * 5)
+    common = ("catalog", "check", "--catalog", str(folder), "--data-root", str(tmp_path / "data"), "--json")
+    assert json.loads(invoke(*common).stdout) == {"tasks": 1, "problems": [], "not_read": []}
+    (folder / "toy.toml").write_text(task_toml("toy").replace("{{ hypothesis }}\n{{", "{{ hypotesis }}\n{{"))
+    done = invoke(*common)
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["problems"][0]["hint"] == "did you mean hypothesis?"
+
+
+def test_render_shows_what_a_model_reads() -> None:
+    done = invoke("render", "world_entailment", "--limit", "1", "--json")
+    examples = json.loads(done.stdout)
+    assert len(examples) >= 7
+    assert all(example["inputs"] and example["targets"] for example in examples)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("catalog", "show", "rtee"), "did you mean rte"),
+        (
+            ("run", "--model", "world:small", "--hold-out", "nlii", "--catalog", "world", "--dry-run"),
+            "did you mean nli?",
+        ),
+        (("run", "--hold-out", "nli"), "--model"),
+        (("run", "no-such-recipe"), "did you mean" if False else "recipe"),
+        (("render", "rte", "--template", "folows", "--data-root", "nowhere"), "no such"),
+        (("report", "nowhere"), "nowhere"),
+    ],
+)
+def test_errors_say_what_to_do(
+    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, text = failing(capsys, monkeypatch, *arguments)
+    assert code == 1
+    assert told in text
+
+
+def test_every_problem_of_a_recipe_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('model = "world:small"\nhold_out = ["nli"]\nseeds = 3\n[tuning]\nlearning_rate = 1\nsteps = 0\n')
+    code, text = failing(capsys, monkeypatch, "run", str(file))
+    assert code == 1
+    assert "seeds: unknown key (did you mean seed" in text
+    assert "tuning.learning_rate: unknown key" in text
+    assert "tuning.steps" in text
+
+
+def test_a_misused_flag_exits_with_two(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert failing(capsys, monkeypatch, "catalog", "list", "--no-such-flag")[0] == 2
+
+
+def test_a_dry_run_resolves_everything_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke("run", "demo", "--hold-out", "sentiment", "--dry-run", "--json")
+    plan = json.loads(done.stdout)
+    assert plan["split"]["held_out"] == ["sentiment"]
+    assert plan["recipe"]["hold_out"] == ["sentiment"]
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,135 @@
+"""The whole path on the smallest model: equal bytes, and a kill at any moment costs nothing but time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from openflan.artifacts import read_json
+from openflan.errors import RunError
+from openflan.studies.recipe import Recipe, resolve
+from openflan.studies.run import run, run_many
+
+
+def small(**top: object) -> Recipe:
+    sections = {
+        "tuning": {"steps": 24, "tokens_per_step": 512, "checkpoint_every": 4},
+        "evaluation": {"items": 6, "dev_items": 4, "resamples": 200},
+    }
+    arms = ["untuned", "untuned_completion", "tuned", "no_template"]
+    return resolve("demo", sections, **({"model": "world:small", "hold_out": ["nli"], "arms": arms} | top))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "nli"
+    run(small(), out)
+    return out
+
+
+@pytest.mark.slow
+def test_a_run_folder_is_complete_and_keeps_its_promises(finished: Path) -> None:
+    for name in (
+        "recipe.toml",
+        "split.json",
+        "mixture.lock",
+        "ledger.json",
+        "env.json",
+        "steps.jsonl",
+        "result.json",
+        "DONE",
+    ):
+        assert (finished / name).is_file(), name
+    result = read_json(finished / "result.json")
+    assert set(result["arms"]) == {"untuned", "untuned_completion", "tuned", "no_template"}
+    assert result["held_out"] == ["nli"]
+    split = read_json(finished / "split.json")
+    trained = set(read_json(finished / "mixture.lock")["tasks"])
+    assert trained == set(split["train"]) and not trained & set(result["arms"]["tuned"]["tasks"])
+    samples = pl.read_parquet(finished / "samples.parquet")
+    assert samples.filter(pl.col("split") == "test").group_by("arm", "task").agg(pl.col("row_id").n_unique())[
+        "row_id"
+    ].unique().to_list() == [6]
+    for arm in result["arms"].values():
+        for task in arm["tasks"].values():
+            assert task["low"] <= task["mean"] <= task["high"] and task["n"] == 6
+    assert {d["against"] for d in result["differences"]} == {"untuned", "untuned_completion", "no_template"}
+
+
+@pytest.mark.slow
+def test_the_same_recipe_twice_is_the_same_bytes_whatever_the_workers(finished: Path, tmp_path: Path) -> None:
+    again = tmp_path / "nli"
+    run_many({again: small()}, workers=2)
+    for name in (
+        "result.json",
+        "mixture.lock",
+        "split.json",
+        "ledger.json",
+        "samples.parquet",
+        "model/model.safetensors",
+    ):
+        assert (again / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_finished_run_computes_nothing(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    run(small(), finished)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_recipe_is_refused_with_the_differing_keys(finished: Path) -> None:
+    with pytest.raises(RunError, match=r"tuning\.steps: the run has 24, this recipe 25"):
+        run(small().changed(tuning=small().tuning.model_dump() | {"steps": 25}), finished)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match="not a run folder"):
+        run(small(), tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(small().to_toml())
+    command = [
+        sys.executable,
+        "-c",
+        "from openflan.cli.app import main; main()",
+        "run",
+        str(recipe),
+        "--out",
+        str(out),
+        "-q",
+    ]
+    marks = (
+        "steps.jsonl",
+        "arms/untuned/samples.parquet",
+        "checkpoints",
+        "model",
+        "arms/tuned/scores",
+        "arms/no_template",
+    )
+    kills = 0
+    for mark in marks:
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (out / mark).exists():
+            time.sleep(0.02)
+        if process.poll() is None:
+            time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if (out / "DONE").exists():
+            break
+    assert kills >= 3
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for name in ("result.json", "samples.parquet", "model/model.safetensors", "ledger.json"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
