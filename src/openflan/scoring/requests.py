@@ -83,9 +83,9 @@ def encode_requests(lm: "LanguageModel", requests: Sequence[TextRequest]) -> tup
     that request are scored from the last token border they share.
     """
     items = [(request.inputs, request.options) for request in requests]
-    boundaries = split_many(
-        lm.tokenizer, items, bos=lm.prompt_format.bos if lm.prompt_format else "auto", moved=WHITESPACE
-    )
+    tokenizer: Any = lm.tokenizer
+    bos = lm.prompt_format.bos if lm.prompt_format else "auto"
+    boundaries = split_many(tokenizer, items, bos=bos, moved=WHITESPACE)
     encoded = [
         ScoreRequest(str(request.id), boundary.prompt_ids, boundary.continuation_ids)
         for request, boundary in zip(requests, boundaries, strict=True)

@@ -1,0 +1,133 @@
+"""Generation against transformers' own, and every way to end."""
+
+import pytest
+import torch
+
+from openflan.encoding.prompt_format import PromptFormat
+from openflan.errors import ModelError
+from openflan.models.load import LanguageModel
+from openflan.models.soft_prompt import add_soft_prompt
+from openflan.scoring.generate import Generation, GenerationRequest, generate
+
+from .conftest import CONFIGS, Scripted, byte_tokenizer, tiny
+
+PROMPTS = [(5,), (9, 8, 7, 6, 5, 4, 3), (20, 30, 40), tuple(range(10, 60))]
+REQUESTS = [GenerationRequest(str(index), prompt) for index, prompt in enumerate(PROMPTS)]
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_generation_equals_greedy_generation_of_transformers_one_by_one(architecture):
+    lm = tiny(architecture)
+    found = generate(lm, REQUESTS, max_new_tokens=12, stops=[])
+    for one, prompt in zip(found, PROMPTS, strict=True):
+        ids = torch.tensor([prompt])
+        expected = lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=1
+        )[0, len(prompt) :].tolist()
+        assert [*one.token_ids, *([1] if one.ended == "eos" else [])] == expected
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_company_in_the_batch_changes_nothing(architecture):
+    lm = tiny(architecture)
+    together = generate(lm, REQUESTS, max_new_tokens=12)
+    assert together == [generate(lm, [request], max_new_tokens=12)[0] for request in REQUESTS]
+    assert together == generate(lm, REQUESTS, max_new_tokens=12, batch_tokens=1)
+
+
+def test_a_soft_prompt_survives_padding():
+    lm = add_soft_prompt(tiny("llama"), num_tokens=3)
+    together = generate(lm, REQUESTS, max_new_tokens=8)
+    assert together == [generate(lm, [request], max_new_tokens=8)[0] for request in REQUESTS]
+
+
+def test_the_context_bounds_what_is_written(llama):
+    (one,) = generate(llama, [GenerationRequest("a", tuple(range(2, 92)))], max_new_tokens=50, stops=[])
+    assert one.ended == "eos" or (one.ended == "length" and len(one.token_ids) == 96 - 90)
+    with pytest.raises(ModelError, match="leave no room"):
+        generate(llama, [GenerationRequest("a", tuple([5] * 96))])
+    with pytest.raises(ModelError, match="two requests"):
+        generate(llama, [REQUESTS[0], REQUESTS[0]])
+
+
+# Ways to end
+
+WORDS = ("yes", ".\n", "\n\nNext", "sub", "way", "STOP", " no")
+
+
+def written(*tokens: str, stops=("\n\n",), max_new_tokens=20) -> Generation:
+    """What comes of a model that wants to write these tokens."""
+    tokenizer = byte_tokenizer(*WORDS)
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in tokens]
+    assert None not in ids
+    first = tokenizer.convert_tokens_to_ids("Q")
+    lm = LanguageModel(
+        name="scripted",
+        model=Scripted({first: ids}, len(tokenizer)),
+        tokenizer=tokenizer,
+        prompt_format=PromptFormat(),
+        context=64,
+        identity="scripted",
+    )
+    (one,) = generate(
+        lm,
+        [GenerationRequest("a", (first,))],
+        stops=None if stops is None else list(stops),
+        max_new_tokens=max_new_tokens,
+    )
+    return one
+
+
+NEWLINE = "Ċ"  # how a byte-level vocabulary writes "\n"
+
+
+def test_the_end_token_ends_and_is_not_part_of_the_text():
+    one = written("yes", "</s>", "yes")
+    assert (one.text, one.ended, len(one.token_ids)) == ("yes", "eos", 1)
+
+
+def test_a_stop_across_token_borders_is_found_and_cut():
+    one = written("yes", ".\n", NEWLINE, "yes")
+    assert (one.text, one.ended, len(one.token_ids)) == ("yes.", "stop", 3)
+
+
+def test_a_stop_inside_one_token_cuts_what_follows_it():
+    one = written("yes", "\n\nNext", "yes")
+    assert (one.text, one.ended) == ("yes", "stop")
+
+
+def test_a_stop_at_once_gives_an_empty_text():
+    assert written("\n\nNext").text == ""
+    assert written("</s>").text == ""
+
+
+def test_a_single_line_break_does_not_stop():
+    one = written("yes", NEWLINE, "way", "</s>")
+    assert (one.text, one.ended) == ("yes\nway", "eos")
+
+
+def test_a_stop_text_may_stand_inside_a_word():
+    one = written("sub", "way", "</s>", stops=["bw"])
+    assert (one.text, one.ended) == ("su", "stop")
+
+
+def test_the_budget_ends_too():
+    one = written("yes", max_new_tokens=4)
+    assert (one.text, one.ended) == ("yes" * 4, "length")
+
+
+def test_by_default_the_prompt_format_says_what_stops():
+    one = written("yes", NEWLINE, NEWLINE, "yes", stops=None)
+    assert (one.text, one.ended) == ("yes", "stop")
+
+
+def test_a_leading_space_is_kept():
+    assert written(" no", "</s>").text == " no"
+
+
+def test_sentencepiece_spaces_are_kept(stories_lm):
+    tokenizer = stories_lm.tokenizer
+    prompt = tuple(tokenizer("Once upon a time, there was a").input_ids)
+    (one,) = generate(stories_lm, [GenerationRequest("a", prompt)], max_new_tokens=8)
+    assert one.text.startswith(" ")
+    assert tokenizer.decode([*prompt, *one.token_ids], skip_special_tokens=True).endswith(one.text)
