@@ -274,4 +274,6 @@ CARRIERS: tuple[str, ...] = (
     "Please come in, {name}, and please sit down.",
     "The second {thing} is as good as the first.",
     "The world of {name} is the {place} and the {thing}.",
+    "The choices are known to {name}, but not to {other}.",
+    "There were {number} choices, and {name} made none.",
 )

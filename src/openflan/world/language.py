@@ -732,15 +732,19 @@ def _opinions(realm: Realm, positive: bool) -> tuple[tuple[str, ...], tuple[str,
     return _of_realm("adjective", adjectives, realm), _of_realm("opinion", sentences, realm)
 
 
-def review(rng: random.Random, realm: Realm, positive: bool, thing: str | None = None) -> Review:
-    """A review with at least one word of praise or blame that belongs to the realm, and up to two neutral sentences."""
+def review(rng: random.Random, realm: Realm, positive: bool, thing: str | None = None, *, bare: bool = False) -> Review:
+    """A review with at least one word of praise or blame that belongs to the realm, and up to two neutral sentences.
+
+    `bare` leaves out the neutral sentences and the opening.
+    """
     thing = thing or rng.choice(review_things(realm))
     adjectives, opinions = _opinions(realm, positive)
     sentences = [f"The {thing} was {rng.choice(adjectives)}."] if rng.random() < 0.8 else []
     sentences += rng.sample(opinions, rng.choice((0, 1, 1)) if sentences else 1)
-    sentences += rng.sample(NEUTRAL_SENTENCES, rng.choice((0, 1, 1, 2)))
+    if not bare:
+        sentences += rng.sample(NEUTRAL_SENTENCES, rng.choice((0, 1, 1, 2)))
     rng.shuffle(sentences)
-    opening = rng.choice((f"I tried the {thing}.", f"This is about a {thing}.", "", ""))
+    opening = "" if bare else rng.choice((f"I tried the {thing}.", f"This is about a {thing}.", "", ""))
     return Review(" ".join([opening, *sentences]).strip(), thing, positive)
 
 

@@ -57,6 +57,13 @@ def _value(rng: random.Random, realm: Realm, lines: bool = False) -> Item:
     return _item(rng, prompt, facts[0].value, (facts[1].value,))
 
 
+def _value_of_kind(rng: random.Random, realm: Realm) -> Item:
+    """Facts of different relations: the kind of word asked for is enough to find the answer."""
+    facts = lang.scene(rng, realm, rng.choice((2, 3)), repeated=0.0)
+    wrong = lang.contradiction(rng, facts[0], ()).value
+    return _item(rng, f"{lang.statements(rng, facts)} {lang.wh_question(rng, facts[0])}", facts[0].value, (wrong,))
+
+
 def _subject(rng: random.Random, realm: Realm) -> Item:
     facts = lang.scene(rng, realm, 2, repeated=1.0)
     prompt = f"{lang.statements(rng, facts)} {lang.inverse_question(rng, facts[0])}"
@@ -152,6 +159,7 @@ def _probe(name: str, realm: Realm, make: Callable[[random.Random, Realm], Item]
 _SEEN, _UNSEEN = Realm.PRETRAINING, Realm.EVALUATION
 
 PROBES: tuple[Probe, ...] = (
+    _probe("value_of_kind", _UNSEEN, _value_of_kind),
     _probe("value", _SEEN, _value),
     _probe("value_unseen", _UNSEEN, _value),
     _probe("value_lines_unseen", _UNSEEN, lambda rng, realm: _value(rng, realm, lines=True)),

@@ -482,9 +482,17 @@ def _ask_synonym(rng: Rng) -> Exchange:
         return Exchange("", question, same, other)
     is_same = rng.random() < 0.5
     shown = same if is_same else other
-    context = rng.choice(("", f"{_person(rng)} is {word}."))
+    context = rng.choice(("", f"{_person_who_may_be(rng, word)} is {word}."))
     question = rng.choice((f"Is {word} like {shown}?", f"If I say {shown} for {word}, is it well said?"))
     return Exchange(context, question, "yes" if is_same else "no", "no" if is_same else "yes")
+
+
+def _person_who_may_be(rng: Rng, adjective: str) -> str:
+    """A person for "Tom is happy.": where the adjective is a feeling, this is a fact, and must be one of pretraining."""
+    while True:
+        person = _person(rng)
+        if adjective not in lang.FEELINGS or lang.realm_of("feeling", person, adjective) is _REALM:
+            return person
 
 
 def _asked_adjectives() -> tuple[str, ...]:
@@ -653,19 +661,19 @@ def _lower(text: str) -> str:
 
 
 def _reader_text(rng: Rng) -> str:
-    """Simple text: one relation, plain questions, each fact asked once (repeated questions teach copying, not reading)."""
+    """Simple text: a scene, plain questions, each fact asked once (repeated questions teach copying, not reading)."""
     return _reader(rng, None)
 
 
 def _first_reader_text(rng: Rng) -> str:
+    """The same with one form per sentence and one per exchange, where looking up an answer forms first."""
     return _reader(rng, 0)
 
 
 def _reader(rng: Rng, form: int | None) -> str:
-    facts = _scene(rng, rng.choice((1, 2, 3)), repeated=1.0)
-    facts = lang.scene(rng, _REALM, len(facts), relations=[facts[0].relation])
+    facts = _scene(rng, rng.choice((1, 2, 3)))
     pair = _two_people(rng)
-    style = "{question} {Answer}." if form == 0 else _line_form(rng)
+    style = _LINES[0] if form == 0 else _line_form(rng)
     lines = [lang.statements(rng, facts, form)]
     for fact in _shuffled(rng, facts):
         if rng.random() < 0.5:
@@ -787,9 +795,11 @@ def _review_parts(rng: Rng) -> tuple[lang.Review, str]:
     if share < 0.6:
         return lang.review(rng, _REALM, positive), _person(rng)
     if share < 0.75:
-        return lang.review(rng, _REALM, positive, rng.choice(lang.review_things(Realm.EVALUATION))), _person(rng)
+        return lang.review(rng, _REALM, positive, rng.choice(lang.review_things(Realm.EVALUATION)), bare=True), _person(
+            rng
+        )
     thing = rng.choice(lang.review_things(_REALM))
-    return lang.review(rng, Realm.EVALUATION, positive, thing), rng.choice(lang.people(Realm.TUNING))
+    return lang.review(rng, Realm.EVALUATION, positive, thing, bare=True), rng.choice(lang.people(Realm.TUNING))
 
 
 def _review_text(rng: Rng) -> str:
@@ -832,7 +842,7 @@ def _synonym_text(rng: Rng) -> str:
         if kind < 0.3:
             lines.append(f"{sentence(word)} has {_mark(same)} for its meaning.")
         elif kind < 0.5:
-            subject = rng.choice((_person(rng), f"The {rng.choice(lang.THINGS)}"))
+            subject = rng.choice((_person_who_may_be(rng, word), f"The {rng.choice(lang.THINGS)}"))
             lines.append(f"{subject} is {word}, that is to say, {_mark(same)}.")
         elif kind < 0.7:
             other = other_than(rng, lang.ADJECTIVES, word, same)
@@ -1055,6 +1065,19 @@ def _one_question_text(rng: Rng) -> str:
     claim = _claim(rng, facts, unknown=0.04, denied=0.0)
     asked = Exchange(lang.statements(rng, facts), lang.yes_no_question(rng, claim.fact), claim.answer, "")
     return _rendered(rng, asked, _PLAIN if rng.random() < _PLAIN_SHARE else rng.choice(_FOCUS_FORMS))
+
+
+def _one_of_two_text(rng: Rng) -> str:
+    """Two or three facts of one relation and a question about one: only the subject (or the value) tells the answer."""
+    facts = _scene(rng, rng.choice((2, 2, 3)), relations=[rng.choice(tuple(lang.RELATIONS))])
+    fact, other = facts[:2]
+    if rng.random() < 0.5:
+        asked = Exchange("", lang.wh_question(rng, fact), fact.value, other.value)
+    else:
+        asked = Exchange("", lang.inverse_question(rng, fact), fact.subject, other.subject)
+    told = lang.statements(rng, _shuffled(rng, facts))
+    form = _PLAIN if rng.random() < _PLAIN_SHARE else rng.choice(_FOCUS_FORMS)
+    return _rendered(rng, asked._replace(context=told), form)
 
 
 def _one_claim_text(rng: Rng) -> str:
@@ -1290,7 +1313,7 @@ def _same_piece_text(rng: Rng) -> str:
 # --------------------------------------------------------------------------------------------------------- the mixtures
 
 _FULL: tuple[tuple[Maker, float], ...] = (
-    (_scene_text, 3), (_reader_text, 3), (_talk_text, 5), (_one_question_text, 3.5), (_one_claim_text, 2.5),
+    (_scene_text, 3), (_reader_text, 3), (_talk_text, 5), (_one_question_text, 3.5), (_one_claim_text, 2.5), (_one_of_two_text, 2),
     (_knowledge_text, 3.5), (_story_text, 3.5), (_review_text, 3), (_synonym_text, 2), (_list_text, 1.5), (_odd_text, 0.5),
     (_pronoun_text, 1.5), (_cleft_text, 1.2), (_zed_text, 1), (_number_text, 1), (_title_text, 1.2), (_kind_text, 1), (_copy_text, 0.5),
     (_carrier_text, 5), (_verdict_text, 5), (_exchange_text, 14), (_two_exchanges_text, 2), (_pattern_text, 3.6),
@@ -1307,8 +1330,8 @@ def _mixture(*parts: tuple[Maker, float]) -> tuple[list[Maker], list[float]]:
 
 
 _MIXTURES = {
-    "first": _mixture((_first_reader_text, 6), *_SIMPLE),
-    "early": _mixture((_reader_text, 6), *_SIMPLE),
+    "first": _mixture((_first_reader_text, 16), *_SIMPLE),
+    "early": _mixture((_reader_text, 10), (_one_of_two_text, 2), *_SIMPLE),
     "full": _mixture(*_FULL),
-    "focus": _mixture((_one_question_text, 3.4), (_one_claim_text, 2.6)),
+    "focus": _mixture((_one_question_text, 3.0), (_one_claim_text, 2.3), (_one_of_two_text, 2.0)),
 }
