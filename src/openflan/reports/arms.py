@@ -1,0 +1,78 @@
+"""What the arms are called, what they mean, and how they look: the same in every figure, table and page."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class ArmStyle:
+    """One arm's face. Colours differ in lightness and shapes differ too, so no reader needs colour vision."""
+
+    title: str
+    meaning: str
+    colour: str
+    marker: str
+    seen: bool = False
+    """Whether this arm was tuned on what it is evaluated on, so that it is no zero-shot result."""
+
+
+ACCENT = "#b4530a"
+
+ARMS: dict[str, ArmStyle] = {
+    "untuned": ArmStyle("Untuned", "the base model, given the same instructions", "#8d867d", "o"),
+    "untuned_completion": ArmStyle(
+        "Untuned, own style", "the base model, asked as one asks a model that only continues text", "#3d6a91", "D"
+    ),
+    "tuned": ArmStyle("Instruction-tuned", "tuned on instructions for the other clusters (FLAN)", ACCENT, "o"),
+    "few_shot": ArmStyle("Instruction-tuned, few-shot", "the tuned model, shown exemplars from train", "#c98a00", "^"),
+    "no_template": ArmStyle("Tuned, no template", "tuned on the same rows without instructions", "#00806a", "s"),
+    "dataset_name": ArmStyle(
+        "Tuned, dataset name", "tuned with the name of the dataset in place of instructions", "#8f4a8b", "v"
+    ),
+    "soft_prompt": ArmStyle(
+        "Soft prompt", "a learned prompt on the evaluated task: not zero-shot", "#2f9ac4", "P", seen=True
+    ),
+    "supervised": ArmStyle("Tuned on the task itself", "has seen this task: not zero-shot", "#4b4640", "X", seen=True),
+}
+
+_OTHERS = (("#2f9ac4", "P"), ("#4b4640", "X"), ("#00806a", "s"), ("#8f4a8b", "v"), ("#c98a00", "^"))
+
+
+def style(arm: str) -> ArmStyle:
+    """The face of an arm; arms of unknown name (a remote model, a user's own) get a stable one of the others."""
+    if arm in ARMS:
+        return ARMS[arm]
+    base, _, shots = arm.partition("@")
+    if base in ARMS and shots:
+        asked = f"{shots} exemplar{'' if shots == '1' else 's'}"
+        return replace(ARMS[base], title=f"{ARMS[base].title}, {asked}", meaning=f"{ARMS[base].meaning}; shown {asked}")
+    colour, marker = _OTHERS[sum(arm.encode()) % len(_OTHERS)]
+    if arm.startswith("remote:"):
+        return ArmStyle(arm.removeprefix("remote:"), "a model behind a remote endpoint", colour, marker)
+    return ArmStyle(arm.replace("_", " ").capitalize(), "", colour, marker)
+
+
+def in_order(arms: Iterable[str]) -> list[str]:
+    """Arms in reading order: baselines, then tuned, then variants, then others by name."""
+    known = list(ARMS)
+
+    def place(arm: str) -> tuple[int, str]:
+        base = arm.partition("@")[0]
+        return (known.index(base) if base in known else len(known), arm)
+
+    return sorted(set(arms), key=place)
+
+
+CLUSTERS: dict[str, str] = {
+    "nli": "natural language inference",
+    "commonsense": "commonsense",
+    "closed_book_qa": "closed-book QA",
+    "reading_comprehension": "reading comprehension",
+    "reading_comprehension_commonsense": "reading comprehension with commonsense",
+    "struct_to_text": "struct to text",
+}
+
+
+def cluster_words(cluster: str) -> str:
+    """A cluster's name as a reader says it."""
+    return CLUSTERS.get(cluster, cluster.replace("_", " "))
