@@ -276,4 +276,5 @@ CARRIERS: tuple[str, ...] = (
     "The world of {name} is the {place} and the {thing}.",
     "The choices are known to {name}, but not to {other}.",
     "There were {number} choices, and {name} made none.",
+    "The reader of a letter is not its writer, {name} knows, but {name} is a good reader.",
 )

@@ -1160,8 +1160,7 @@ def _same_scene_kind_text(rng: Rng) -> str:
 
 NONSENSE = ("zib", "dax", "wug", "fep", "tiv", "gorp", "blick", "norp")
 _LABELS = (NONSENSE, NONSENSE, tuple("abcdefgh"), lang.NUMBERS[1:9], lang.COLOURS, ("yes", "no", "maybe"),
-           ("true", "false", "unknown"), ("good", "bad", "fine"), ("left", "right", "up", "down"), lang.JOBS,
-           lang.FEELINGS)  # fmt: skip
+           ("true", "false", "unknown"), ("good", "bad", "fine"), ("left", "right", "up", "down"), lang.JOBS)  # fmt: skip
 _ARROWS = (": ", " - ", "\n", " | ", " is ", ", so ", " = ", " goes with ")
 
 
