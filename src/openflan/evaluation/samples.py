@@ -3,7 +3,6 @@
 Takes examples with their scores or generations, gives `samples.parquet`. Read next: `evaluate.py`.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -154,8 +153,9 @@ def sample_frame(scores: Iterable[SampleScore]) -> pl.DataFrame:
 
     Raises RunError where two samples have the same identity.
     """
-    rows = [dataclasses.asdict(score) for score in scores]
-    return _ordered(pl.DataFrame(rows, schema=SAMPLE_SCHEMA))
+    kept = list(scores)
+    columns = {name: [getattr(score, name) for score in kept] for name in SAMPLE_SCHEMA}
+    return _ordered(pl.DataFrame(columns, schema=SAMPLE_SCHEMA))
 
 
 def _ordered(frame: pl.DataFrame) -> pl.DataFrame:
