@@ -1,17 +1,21 @@
 """LoRA through peft: a few trainable matrices beside frozen weights.
 
-Takes a `LanguageModel`, gives one with adapters in place. Read next: `tuning/tune.py`.
+Takes a `LanguageModel`, gives one with adapters in place. Recipes name the settings, so this module loads torch late.
+Read next: `tuning/tune.py`.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import PreTrainedModel
 
 from openflan.errors import ModelError
-from openflan.models.load import LanguageModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from openflan.models.load import LanguageModel
 
 
 class LoraSettings(BaseModel):
@@ -31,7 +35,7 @@ class LoraSettings(BaseModel):
 class Adapted:
     """A model with LoRA layers in place, and the handle that saves or merges them."""
 
-    lm: LanguageModel
+    lm: "LanguageModel"
     """Its `model` is the base's own class, so that packed attention and scoring find what they know."""
     peft: Any
 
@@ -39,12 +43,12 @@ class Adapted:
         """Write the adapter alone, in peft's layout."""
         self.peft.save_pretrained(folder)
 
-    def merged(self) -> LanguageModel:
+    def merged(self) -> "LanguageModel":
         """The model with the updates added to its weights; the adapter is gone after this."""
-        return dataclasses.replace(self.lm, model=cast(PreTrainedModel, self.peft.merge_and_unload()))
+        return dataclasses.replace(self.lm, model=cast("PreTrainedModel", self.peft.merge_and_unload()))
 
 
-def add_lora(lm: LanguageModel, settings: LoraSettings, *, seed: int = 0) -> Adapted:
+def add_lora(lm: "LanguageModel", settings: LoraSettings, *, seed: int = 0) -> Adapted:
     """LoRA layers put into `lm.model` (in place); only they are trainable after this."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -62,4 +66,4 @@ def add_lora(lm: LanguageModel, settings: LoraSettings, *, seed: int = 0) -> Ada
             adapted: Any = get_peft_model(cast(Any, lm.model), config)
         except ValueError as error:
             raise ModelError(f"{lm.name}: LoRA does not fit this model: {error}") from error
-    return Adapted(dataclasses.replace(lm, model=cast(PreTrainedModel, adapted.get_base_model())), adapted)
+    return Adapted(dataclasses.replace(lm, model=cast("PreTrainedModel", adapted.get_base_model())), adapted)

@@ -3,10 +3,11 @@
 Takes a hub id, a folder or `world:NAME`; gives a `LanguageModel`. Read next: `packed_attention.py`.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as bars
 
 from openflan.artifacts import file_sha256, write_text
 from openflan.encoding.prompt_format import PromptFormat
@@ -67,8 +69,8 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "auto") -> La
     if (folder / DESCRIPTION_FILE).exists():
         return load_soft_prompt(folder, name=name, dtype=dtype, device=device)
     try:
-        model = cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]))
-        tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+        with _no_bars():
+            model = cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{name}: {folder} does not hold a causal language model: {error}") from error
     cast(Any, model).to(_device(device))
@@ -76,11 +78,20 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "auto") -> La
     return LanguageModel(
         name=name,
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=load_tokenizer(name),
         prompt_format=read_prompt_format(folder),
         context=context_length(model.config),
         identity=folder_identity(folder),
     )
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of the model called `name`; its weights are not read where the name is a folder's."""
+    folder = find_model(name)
+    try:
+        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{name}: {folder} holds no tokenizer: {error}") from error
 
 
 def find_model(name: str) -> Path:
@@ -103,7 +114,8 @@ def find_model(name: str) -> Path:
 def save_model(lm: LanguageModel, folder: Path, prompt_format: PromptFormat | None) -> None:
     """Write weights, tokenizer and prompt format; plain transformers loads the folder too."""
     folder.mkdir(parents=True, exist_ok=True)
-    lm.model.save_pretrained(folder)
+    with _no_bars():
+        lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
     if prompt_format is not None:
         write_prompt_format(folder, prompt_format)
@@ -143,6 +155,18 @@ def folder_identity(folder: Path) -> str:
         if path.suffix in IDENTITY_SUFFIXES and path.name != FORMAT_FILE and path.is_file():
             total.update(f"{path.name}\0{file_sha256(path)}\n".encode())
     return total.hexdigest()
+
+
+@contextlib.contextmanager
+def _no_bars() -> Generator[None, None, None]:
+    """transformers' progress bars off: what a library prints is its caller's business."""
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _holds_model(folder: Path) -> bool:

@@ -62,8 +62,10 @@ def add_soft_prompt(lm: LanguageModel, *, num_tokens: int = 10, seed: int = 0) -
     return _with_vectors(lm, weight.detach()[drawn.to(weight.device)].float().clone())
 
 
-def prepend(encoded: Sequence[Encoded], prefix_ids: tuple[int, ...]) -> list[Encoded]:
+def prepend(encoded: Sequence[Encoded], prefix_ids: tuple[int, ...]) -> Sequence[Encoded]:
     """The examples with a model's `prefix_ids` before each prompt."""
+    if not prefix_ids:
+        return encoded
     return [dataclasses.replace(e, prompt_ids=prefix_ids + e.prompt_ids) for e in encoded]
 
 
@@ -74,7 +76,8 @@ def save_soft_prompt(lm: LanguageModel, folder: Path) -> None:
         raise ModelError(f"{lm.name} has no soft prompt to save")
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"vectors": embedding.vectors.detach().cpu().contiguous()}, folder / VECTORS_FILE)
-    write_json(folder / DESCRIPTION_FILE, {"format": 1, "base": lm.name, "base_identity": lm.identity})
+    base = str(Path(lm.name).resolve()) if Path(lm.name).is_dir() else lm.name
+    write_json(folder / DESCRIPTION_FILE, {"format": 1, "base": base, "base_identity": lm.identity})
     if lm.prompt_format is not None:
         write_prompt_format(folder, lm.prompt_format)
 

@@ -1,0 +1,67 @@
+"""What decides how a model is tuned; the paper's values are the defaults. Imports neither torch nor transformers."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from openflan.models.adapters import LoraSettings
+
+ROW_LENGTH = 1024 + 256
+"""Tokens of a packed row unless set: the paper's longest prompt and target together."""
+
+
+class TuningSettings(BaseModel):
+    """How a model is tuned. Source: Wei et al. 2022 §2.4 for steps, tokens per step, optimizer and learning rate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=30_000, ge=1)
+    """Optimizer steps."""
+    tokens_per_step: int = Field(default=8_192, ge=1)
+    """The most tokens of a step, prompts included; at least one packed row."""
+    row_length: Annotated[int, Field(ge=2)] | None = None
+    """The most tokens of a packed row; null takes the model's context, at most 1,280 and `tokens_per_step`."""
+    forward_tokens: int = Field(default=4_096, ge=1)
+    """Rows go through the model together up to that many tokens; the step's gradient is their sum either way."""
+    optimizer: Literal["adafactor", "adamw"] = "adafactor"
+    lr: float = Field(default=3e-5, gt=0)
+    scale_parameter: bool = False
+    """Adafactor's steps relative to each matrix's size. The paper does not say; here `lr` means what it says."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Of matrices; vectors (norms, biases) are never decayed."""
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up; "linear" falls to zero at the last step."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """The largest gradient norm of a step; null clips nothing."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward and backward pass; weights and optimizer keep the model's own."""
+    method: Literal["full", "lora", "soft_prompt"] = "full"
+    lora: LoraSettings = LoraSettings()
+    soft_prompt_tokens: int = Field(default=10, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    """Steps between two reports; `steps.jsonl` has every step."""
+    seed: int = 0
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of torch; null leaves it as it is."""
+
+    def content(self) -> dict[str, Any]:
+        """What the tuned weights depend on, as plain data."""
+        return self.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints", "log_every", "threads"})
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0.
+
+        >>> [TuningSettings(steps=4, lr=1.0, warmup_steps=2, schedule="linear").lr_at(step) for step in range(4)]
+        [0.5, 1.0, 1.0, 0.5]
+        """
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * (self.steps - step) / (self.steps - self.warmup_steps)
