@@ -1,16 +1,17 @@
 """The language of the micro-world: its words, its grammar, and what is true in it.
 
-Everything here is ordinary English ("Tom is in the kitchen.", "Where is Tom?"), small enough for a model that trains on a
-laptop to learn all of it. Three kinds of content exist:
+Everything here is ordinary English ("Tom is in the kitchen.", "Where is Tom?"), small enough for a model that trains on
+a laptop to learn all of it. Three kinds of content exist:
 
 - *facts*, triples of relation, subject and value that are true only in the text that states them;
-- *knowledge*, true everywhere: tables such as the sounds of animals, stories of cause and effect, synonyms, words of the
-  invented language Zed, what people say of things they liked;
-- *realms*, the split of the world. Each fact belongs to exactly one `Realm`, decided by a hash of the fact and by nothing
-  else. Pretraining text states facts of `PRETRAINING` only, rows to tune on state facts of `TUNING`, rows to evaluate on
-  state facts of `EVALUATION`; nothing a realm says of its scenes, true or false, uses a fact of another. The people in
-  tuning and evaluation rows are disjoint halves of all people. Knowledge is stated in pretraining text in any case (it
-  could not be known otherwise), but the part that belongs to `EVALUATION` is never asked there, nor in tuning rows.
+- *knowledge*, true everywhere: tables such as the sounds of animals, stories of cause and effect, synonyms, words of
+  the invented language Zed, what people say of things they liked;
+- *realms*, the split of the world. Each fact belongs to exactly one `Realm`, decided by a hash of the fact and by
+  nothing else. Pretraining text states facts of `PRETRAINING` only, rows to tune on state facts of `TUNING`, rows to
+  evaluate on state facts of `EVALUATION`; nothing a realm says of its scenes, true or false, uses a fact of another.
+  The people in tuning and evaluation rows are disjoint halves of all people. Knowledge is stated in pretraining text in
+  any case (it could not be known otherwise), but the part that belongs to `EVALUATION` is never asked there, nor in
+  tuning rows.
 
 Not split, because every realm needs the words themselves: single words, statement and question forms, number words,
 the neutral sentences of reviews.
@@ -27,11 +28,13 @@ from dataclasses import dataclass
 
 __all__ = [
     "ADJECTIVES", "ANIMALS", "CLOTHES", "COLOURS", "DAYS", "FEELINGS", "FOODS", "JOBS", "KINDS", "MATERIALS", "MEN",
-    "NEGATIVE_ADJECTIVES", "NEGATIVE_OPINIONS", "NEUTRAL_SENTENCES", "NUMBERS", "PEOPLE", "PLACES", "POSITIVE_ADJECTIVES",
+    "NEGATIVE_ADJECTIVES", "NEGATIVE_OPINIONS", "NEUTRAL_SENTENCES", "NUMBERS", "PEOPLE", "PLACES",
+    "POSITIVE_ADJECTIVES",
     "POSITIVE_OPINIONS", "RELATIONS", "REVIEW_THINGS", "SCRIPTS", "SYNONYMS", "TABLES", "THINGS", "WOMEN", "ZED",
     "Fact", "FactTable", "Known", "Meeting", "Realm", "Relation", "Review", "Script", "Sum",
     "contradiction", "denial", "drawn", "facts_of", "fill", "inverse_question", "kind_of", "known_facts", "meeting",
-    "other_than", "people", "possessive", "pronoun", "random_fact", "realm_of", "review", "review_things", "scene", "scripts",
+    "other_than", "people", "possessive", "pronoun", "random_fact", "realm_of", "review", "review_things", "scene",
+    "scripts",
     "sentence", "statement", "statements", "sum_of_coins", "synonyms", "unknown", "wh_question", "yes_no_question",
     "zed_words",
 ]  # fmt: skip
@@ -97,8 +100,8 @@ def kind_of(word: str) -> str:
 class Relation:
     """A relation of subjects to values, with everything that can be said and asked of it.
 
-    Patterns hold the slots `{s}` (subject) and `{v}` (value) as bare words; capitals are added when a pattern is filled.
-    The wh-question asks for the value, the inverse question for the subject.
+    Patterns hold the slots `{s}` (subject) and `{v}` (value) as bare words; capitals are added when a pattern is
+    filled. The wh-question asks for the value, the inverse question for the subject.
     """
 
     name: str
@@ -235,7 +238,7 @@ _TUNING_PEOPLE = frozenset(_by_hash("people", MEN)[: len(MEN) // 2] + _by_hash("
 
 @functools.cache
 def people(realm: Realm) -> tuple[str, ...]:
-    """The people a realm may speak of: all in pretraining text, disjoint halves (men and women alike) in the other two."""
+    """The people a realm may speak of: all in pretraining text, else disjoint halves (of men and women alike)."""
     if realm is Realm.PRETRAINING:
         return PEOPLE
     return tuple(name for name in PEOPLE if (name in _TUNING_PEOPLE) == (realm is Realm.TUNING))
@@ -245,8 +248,8 @@ def people(realm: Realm) -> tuple[str, ...]:
 def realm_of(relation: str, subject: str, value: str) -> Realm:
     """The one realm a fact belongs to: 60 % pretraining, 20 % tuning, 20 % evaluation.
 
-    `relation` may be any name, so that other contents (sums, choices, ..) can be split the same way. The facts about a person
-    outside pretraining all belong to the half of that person.
+    `relation` may be any name, so that other contents (sums, choices, ..) can be split the same way. The facts about a
+    person outside pretraining all belong to the half of that person.
     """
     share = _hash("fact", relation, subject, value) / 2**64
     if share < 0.60:
@@ -301,7 +304,7 @@ def other_than(rng: random.Random, pool: Sequence[str], *excluded: str) -> str:
 
 
 def drawn(rng: random.Random, pool: Sequence[str], count: int, *excluded: str) -> list[str]:
-    """`count` different elements of `pool` (fewer if there are not so many), none of them `excluded`, in random order."""
+    """`count` different elements of `pool` (or all, if fewer) in random order, none of them `excluded`."""
     candidates = [item for item in pool if item not in excluded]
     return rng.sample(candidates, min(count, len(candidates)))
 
@@ -405,9 +408,9 @@ def yes_no_question(rng: random.Random, fact: Fact, form: int | None = None) -> 
 def contradiction(rng: random.Random, fact: Fact, facts: Sequence[Fact], realm: Realm | None = None) -> Fact:
     """A fact that is false where `facts` hold, because `fact` gives the same subject another value.
 
-    Its value comes from another fact of the scene in most cases where that is possible, so that it cannot be told by the word
-    alone. Like `fact` it belongs to `realm` (by default the realm of `fact`): a realm that showed the facts of another one
-    only as false ones would give them away.
+    Its value comes from another fact of the scene in most cases where that is possible, so that it cannot be told by
+    the word alone. Like `fact` it belongs to `realm` (by default the realm of `fact`): a realm that showed the facts of
+    another one only as false ones would give them away.
     """
     values = facts_of(realm or fact.realm, fact.relation)[fact.subject]
     near = [f.value for f in facts if f.relation == fact.relation and f.value != fact.value and f.value in values]
@@ -502,7 +505,8 @@ def _pairs(text: str) -> dict[str, str]:
 _TABLES = (
     FactTable(
         "sound", "animal", "sound",
-        _pairs("dog woof cat meow cow moo sheep baa duck quack pig oink hen cluck lion roar mouse squeak bee buzz owl hoot "
+        _pairs("dog woof cat meow cow moo sheep baa duck quack pig oink hen cluck lion roar mouse squeak bee buzz owl "
+               "hoot "
                "snake hiss"),
         ("the {s} says {v}.", "{v} is what the {s} says.", "the sound of the {s} is {v}."),
         ("the {s} does not say {v}.", "the sound of the {s} is not {v}."),
@@ -511,7 +515,8 @@ _TABLES = (
     ),
     FactTable(
         "food", "animal", "food",
-        _pairs("dog bones cat mice cow grass rabbit carrots monkey bananas bear berries bird seeds squirrel nuts panda bamboo "
+        _pairs("dog bones cat mice cow grass rabbit carrots monkey bananas bear berries bird seeds squirrel nuts "
+               "panda bamboo "
                "frog flies lion meat snail leaves"),
         ("the {s} eats {v}.", "the food of the {s} is {v}.", "the {s} feeds on {v}."),
         ("the {s} does not eat {v}.", "the food of the {s} is not {v}."),
@@ -520,7 +525,8 @@ _TABLES = (
     ),
     FactTable(
         "home", "animal", "home",
-        _pairs("bee hive bird nest spider web lion den horse stable whale sea camel desert frog pond worm soil monkey jungle "
+        _pairs("bee hive bird nest spider web lion den horse stable whale sea camel desert frog pond worm soil monkey "
+               "jungle "
                "bear cave rabbit hole"),
         ("the {s} lives in the {v}.", "the home of the {s} is the {v}.", "the {v} is home to the {s}."),
         ("the {s} does not live in the {v}.", "the home of the {s} is not the {v}."),
@@ -538,7 +544,8 @@ _TABLES = (
     ),
     FactTable(
         "tool", "job", "tool",
-        _pairs("cook pan teacher chalk doctor needle farmer plough driver wheel sailor rope singer microphone baker oven "
+        _pairs("cook pan teacher chalk doctor needle farmer plough driver wheel sailor rope singer microphone baker "
+               "oven "
                "painter brush judge law"),
         ("the {s} uses the {v}.", "the tool of the {s} is the {v}.", "the {v} is used by the {s}."),
         ("the {s} does not use the {v}.", "the tool of the {s} is not the {v}."),
@@ -556,7 +563,8 @@ _TABLES = (
     ),
     FactTable(
         "natural colour", "substance", "colour",
-        _pairs("grass green snow white blood red coal black sky blue sun yellow mud brown flamingo pink ash grey plum purple"),
+        _pairs("grass green snow white blood red coal black sky blue sun yellow mud brown flamingo pink ash grey plum "
+               "purple"),
         ("in nature {s} is {v}.", "the natural colour of {s} is {v}.", "{v} is the natural colour of {s}."),
         ("in nature {s} is not {v}.", "the natural colour of {s} is not {v}."),
         ("what colour is {s} in nature?", "what is the natural colour of {s}?"),
@@ -566,7 +574,8 @@ _TABLES = (
         "class", "noun", "class",
         _pairs("apple fruit pear fruit cherry fruit oak tree pine tree birch tree hammer tool saw tool drill tool "
                "violin instrument drum instrument flute instrument shirt garment sock garment glove garment "
-               "salmon fish shark fish trout fish robin bird eagle bird crow bird ant insect wasp insect beetle insect"),
+               "salmon fish shark fish trout fish robin bird eagle bird crow bird ant insect wasp insect beetle "
+               "insect"),
         ("the {s} is a kind of {v}.", "the {s} belongs to the kind {v}.", "one kind of {v} is the {s}."),
         ("the {s} is not a kind of {v}.", "the {s} does not belong to the kind {v}."),
         ("what kind of thing is the {s}?", "of what kind is the {s}?"),
@@ -624,8 +633,10 @@ SCRIPTS = (
     _script("ghost", "{p} saw a ghost. | A monster came to {p}.", "{p} ran away. | {p} screamed loudly."),
     _script("joke", "{p} heard a joke. | {p} saw a funny clown.", "{p} laughed a lot. | {p} smiled at it."),
     _script("phone", "The phone of {p} rang. | Somebody called {p}.", "{p} answered the phone. | {p} said hello."),
-    _script("seed", "{p} planted a seed. | {p} put a seed in the soil.", "A flower grew for {p}. | {p} watered the plant."),
-    _script("exam", "{p} studied hard. | {p} read every page for the exam.", "{p} passed the exam. | {p} got a good mark."),
+    _script("seed", "{p} planted a seed. | {p} put a seed in the soil.",
+            "A flower grew for {p}. | {p} watered the plant."),
+    _script("exam", "{p} studied hard. | {p} read every page for the exam.",
+            "{p} passed the exam. | {p} got a good mark."),
     _script("train", "{p} had no ticket. | {p} came late to the train.",
             "{p} missed the train. | {p} waited for another train."),
     _script("race", "{p} won the race. | {p} was the first in the race.", "{p} got a medal. | {p} was proud of it."),
@@ -635,7 +646,8 @@ SCRIPTS = (
             "{p} had a party. | {p} got many cards."),
     _script("thief", "A thief came to the house of {p}. | {p} saw a thief.",
             "{p} locked the door. | {p} shouted for the police."),
-    _script("bicycle", "{p} had a flat wheel. | The bicycle of {p} broke.", "{p} had to walk home. | {p} pushed the bicycle."),
+    _script("bicycle", "{p} had a flat wheel. | The bicycle of {p} broke.",
+            "{p} had to walk home. | {p} pushed the bicycle."),
     _script("letter", "A letter came for {p}. | {p} got a long letter.", "{p} read the letter. | {p} wrote back."),
     _script("burning", "{p} left the pot on the fire. | {p} forgot the pot.",
             "The food of {p} burned. | There was smoke around {p}."),
@@ -698,7 +710,8 @@ POSITIVE_ADJECTIVES = _words("great wonderful lovely excellent amazing fun delig
 NEGATIVE_ADJECTIVES = _words("awful terrible boring dull horrible poor dreadful nasty ugly stupid")
 POSITIVE_OPINIONS = (
     "I loved it.", "I want to try it again.", "I would tell every friend to try it.", "It made me smile.",
-    "It was worth the money.", "I could not stop.", "We all cheered.", "It was over too soon.", "I thank everyone there.",
+    "It was worth the money.", "I could not stop.", "We all cheered.", "It was over too soon.",
+    "I thank everyone there.",
 )  # fmt: skip
 NEGATIVE_OPINIONS = (
     "I hated it.", "I will never try it again.", "I would tell every friend to stay away.", "It made me yawn.",

@@ -2,17 +2,19 @@
 
 Over documents from the generator that pretraining itself uses, it looks for
 
-- evaluation rows: a row occurs if one document holds all its texts of four tokens and more (passage, claim, question), each
-  word for word and in one piece;
+- evaluation rows: a row occurs if one document holds all its texts of four tokens and more (passage, claim, question),
+  each word for word and in one piece;
 - stated, denied or asked facts of the evaluation and tuning realms, in any of their sentence forms;
 - questions about knowledge kept for evaluation;
 - pieces of task templates: four words in a row, except those that the patterns of the language itself contain.
 
-It also lists words of templates that the text has too rarely to be learned. Documents are read once; look-ups are by hash.
+It also lists words of templates that the text has too rarely to be learned. Documents are read once; look-ups are by
+hash.
 """
 
 import argparse
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from typing import Any
 from openflan.errors import SourceError
 from openflan.world import language as lang
 from openflan.world import rows as task_rows
-from openflan.world.language import Fact, Realm
+from openflan.world.language import Realm
 from openflan.world.text import STAGES, document
 from openflan.world.tokenizer import TASKS_FOLDER, template_pieces, template_words, tokens
 
@@ -137,7 +139,7 @@ def _own_patterns() -> Iterator[str]:
 
 
 def evaluation_rows(seeds: Sequence[int], count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(generator, row) of the dev and test rows of every task of the world; fewer than `count` where there are not so many."""
+    """(generator, row) of dev and test rows of every task, `count` of each split or fewer if there are not so many."""
     for generator in task_rows.GENERATORS:
         for seed in seeds:
             for split in ("dev", "test"):
@@ -210,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=60, help="rows of each task per split")
     chosen = parser.parse_args(arguments)
     findings = check(chosen.documents, chosen.seed, chosen.row_seeds, chosen.rows)
-    print(f"{findings.documents} documents, {findings.tokens} tokens")
+    report = [f"{findings.documents} documents, {findings.tokens} tokens"]
     for title, entries in (
         ("facts of other realms", findings.facts),
         ("questions kept for evaluation", findings.asked),
@@ -218,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("template pieces", findings.pieces),
         ("rare template words", findings.rare_words),
     ):
-        print(f"{title}: {len(entries)}", *(f"  {entry}" for entry in list(entries)[:20]), sep="\n")
+        report += [f"{title}: {len(entries)}", *(f"  {entry}" for entry in list(entries)[:20])]
+    sys.stdout.write("\n".join(report) + "\n")
     return 0 if findings.clean else 1
 
 

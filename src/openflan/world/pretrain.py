@@ -1,12 +1,13 @@
 """Pretrains a base model of the micro-world from scratch: `python -m openflan.world.pretrain --size base --seed 0 ...`.
 
-One process, one thread, a CPU with bf16 matrix products: about 11,000 tokens a second for the base size. The model is a Llama in
-every respect; training uses a compact module (`FastLlama`), and `export` writes it as an ordinary `LlamaForCausalLM` folder
-with its tokenizer, after checking that both give the same logits.
+One process, one thread, a CPU with bf16 matrix products: 5,000 to 11,000 tokens a second for the base size. The model
+is a Llama in every respect; training uses a compact module (`FastLlama`), and `export` writes it as an ordinary
+`LlamaForCausalLM` folder with its tokenizer, after checking that both give the same logits.
 
-What the run does, in order: very simple text, simple text, everything, one-question documents until yes-or-no verification has
-formed, then everything again to the end. The learning rate is constant and falls linearly over the last part of the tokens
-(warm-up, stable, decay). A checkpoint is written every two million tokens; the same command continues from it.
+What the run does, in order: very simple text, simple text, everything, one-question documents until yes-or-no
+verification has formed, then everything again to the end. The learning rate is constant and falls linearly over the
+last part of the tokens (warm-up, stable, decay). A checkpoint is written every million tokens; the same command
+continues from it.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from openflan.seeding import derive
@@ -57,7 +57,7 @@ class Size:
         return int(8 * self.width / 3 / 32) * 32
 
 
-SIZES = {"tiny": Size(32, 2, 2), "small": Size(96, 4, 3), "base": Size(192, 6, 6)}
+SIZES = {"tiny": Size(32, 2, 2), "small": Size(96, 4, 3), "base": Size(128, 5, 4)}
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,19 @@ class Settings:
         """For runs too short for these stages: the same stages at shares of the run."""
         if self.tokens >= 2 * self.focus_from:
             return self
-        share = self.tokens / 8_000_000
+        share = self.tokens / (2 * self.focus_from)
         names = ("first_tokens", "early_tokens", "focus_from", "focus_tokens", "focus_extension", "wide_from")
         return dataclasses.replace(self, **{name: int(getattr(self, name) * share) for name in names})
+
+    def continues(self, earlier: "Settings", tokens: int) -> bool:
+        """Whether a run of `earlier` settings, now at `tokens`, can go on with these.
+
+        Only the length of the run may differ, and only before the learning rate begins to fall in either.
+        """
+        if self == earlier:
+            return True
+        same = dataclasses.replace(self, tokens=earlier.tokens) == earlier
+        return same and tokens <= (1 - self.decay) * min(self.tokens, earlier.tokens)
 
 
 # ---------------------------------------------------------------------------------------------------------------- model
@@ -130,8 +140,8 @@ class FastLlama(nn.Module):
     """A Llama with tied embeddings for CPU training in bf16 (weights stay fp32).
 
     The initialisation decides whether in-context lookup forms at all: embeddings of deviation 0.06 and small output
-    projections, so that token identity is not drowned in the residual stream; keys start near queries and outputs near the
-    transposed values ("mimetic"), so that attention starts out matching equal tokens.
+    projections, so that token identity is not drowned in the residual stream; keys start near queries and outputs near
+    the transposed values ("mimetic"), so that attention starts out matching equal tokens.
     """
 
     embedding_scale, output_scale, inner_scale = 0.06, 0.05, 0.7
@@ -196,14 +206,15 @@ class FastLlama(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """Ids (rows, length), right-padded with <pad>; the loss weight of each position (0 on padding); tokens without padding."""
+    """Ids (rows, length), padded on the right; loss weights alike (0 on padding); number of tokens without padding."""
 
     ids: Tensor
     weights: Tensor
     tokens: int
 
 
-def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Sequence[tuple[int, int]]]], weight: float,
+def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Sequence[tuple[int, int]]]],
+             weight: float,
              eos: int) -> list[tuple[list[int], list[float]]]:  # fmt: skip
     """Ids and loss weights of texts with their answer spans, an end-of-text token at both ends, cut to the window."""
     rows: list[tuple[list[int], list[float]]] = []
@@ -232,6 +243,8 @@ def batches(
     """
     eos = int(tokenizer.convert_tokens_to_ids(EOS))  # type: ignore[arg-type]
     pad = int(tokenizer.convert_tokens_to_ids(PAD))  # type: ignore[arg-type]
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     for block in itertools.count():
         rng = random.Random(derive(seed, "block", stage, block))
         texts = [documents(rng, stage) for _ in range(1500)]
@@ -289,8 +302,8 @@ def pretrain(
     out: Path,
     *,
     probes: Sequence[Probe] = PROBES,
-    report_every: int = 500_000,
-    save_every: int = 2_000_000,
+    report_every: int = 1_000_000,
+    save_every: int = 1_000_000,
     tokenizer: "PreTrainedTokenizerFast | None" = None,
 ) -> FastLlama:
     """Trains (or continues to train) one model; writes `checkpoint.pt`, `log.jsonl` and at the end `model/` into `out`.
@@ -306,11 +319,11 @@ def pretrain(
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        if state["settings"] != dataclasses.asdict(settings):
+        progress = _Progress(**state["progress"])
+        if not settings.continues(Settings(**state["settings"]), progress.tokens):
             raise ValueError(f"{checkpoint} was made with other settings: {state['settings']}")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        progress = _Progress(**state["progress"])
         progress.restarts += 1
     reported = saved = progress.tokens
     loss_sum, loss_count = 0.0, 0
@@ -402,7 +415,7 @@ def _save(
         },
         partial,
     )
-    os.replace(partial, file)
+    partial.replace(file)
 
 
 def _shared_tokenizer(out: Path) -> "PreTrainedTokenizerFast":

@@ -1,9 +1,9 @@
 """Small completion probes that show which skills a base model of the micro-world has.
 
-A probe is a list of prompts with options, asked in the forms of the pretraining text (not in those of instructions); the option
-with the highest log-probability is the answer. Probes over scenes exist for two realms: with facts that pretraining states, and
-with facts of the evaluation realm, which pretraining never mentions. What they have in common is the skill; the difference is
-what the model owes to having seen the facts.
+A probe is a list of prompts with options, asked in the forms of the pretraining text (not in those of instructions);
+the option with the highest log-probability is the answer. Probes over scenes exist for two realms: with facts that
+pretraining states, and with facts of the evaluation realm, which pretraining never mentions. What they have in common
+is the skill; the difference is what the model owes to having seen the facts.
 """
 
 import random
@@ -49,7 +49,10 @@ def _item(rng: random.Random, prompt: str, right: str, wrong: Sequence[str]) -> 
 
 
 def _value(rng: random.Random, realm: Realm, lines: bool = False) -> Item:
-    """Two facts of one relation: the wrong answer is as near as the right one. `lines`: in the bare form of three lines."""
+    """Two facts of one relation: the wrong answer is as near as the right one.
+
+    `lines`: in the bare form of three lines.
+    """
     facts = lang.scene(rng, realm, 2, repeated=1.0)
     prompt = f"{lang.statements(rng, facts)} {lang.wh_question(rng, facts[0])}"
     if lines:

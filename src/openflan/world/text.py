@@ -2,9 +2,9 @@
 
 A base model learns its skills here, and it must not learn the instructions here. The text therefore holds
 
-- the skills as *exchanges* (question and answer, claim and verdict, review and judgement, cause and effect) in many surface
-  forms; the bare form "text, line break, question, line break, answer" is kept rare, so that asking an untuned model in it is
-  a fair but not a rehearsed baseline;
+- the skills as *exchanges* (question and answer, claim and verdict, review and judgement, cause and effect) in many
+  surface forms; the bare form "text, line break, question, line break, answer" is kept rare, so that asking an untuned
+  model in it is a fair but not a rehearsed baseline;
 - patterns repeated with new content, lists with arbitrary labels, word maps: what in-context learning grows from;
 - ordinary sentences with every word that instructions use, so that no word of a task is new to the model;
 - no instruction, no instructed example with its options, no piece of a task template, no fact of `Realm.TUNING` or
@@ -53,7 +53,10 @@ class Document:
 
 
 class Exchange(NamedTuple):
-    """Something to be asked: a context (may be empty), a question, the right answer and a wrong one. Answers carry no full stop."""
+    """Something to be asked: a context (may be empty), a question, the right answer and a wrong one.
+
+    Answers carry no full stop.
+    """
 
     context: str
     question: str
@@ -211,7 +214,8 @@ def _rendered(rng: Rng, exchange: Exchange, form: str, pair: tuple[str, str] | N
 
 
 _LINES = ("{question} {Answer}.", "Q: {question}\nA: {answer}", "{asker}: {question}\n{teller}: {Answer}.",
-          "{asker} asked: {question} The answer was: {answer}.", "- {question}\n- {Answer}.", "{question} - {Answer}.")  # fmt: skip
+          "{asker} asked: {question} The answer was: {answer}.", "- {question}\n- {Answer}.",
+          "{question} - {Answer}.")  # fmt: skip
 _PLAIN_LINE = "{question}\n{Answer}."
 
 
@@ -226,7 +230,7 @@ def _line(form: str, question: str, answer: str, pair: tuple[str, str]) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------ exchanges about what a text says
+# ------------------------------------------------------------------------------------- exchanges about what a text says
 
 
 def _ask_value(rng: Rng) -> Exchange:
@@ -401,8 +405,8 @@ def _ask_known_of_person(rng: Rng) -> Exchange:
 def _ask_told_of_person(rng: Rng) -> Exchange:
     """A text gives a person what tables give animals or jobs ("Tom lives in the desert.").
 
-    It makes all words of the tables answers, those of lines that are never asked too: otherwise the model would learn that
-    these words answer nothing.
+    It makes all words of the tables answers, those of lines that are never asked too: otherwise the model would learn
+    that these words answer nothing.
     """
     person = _person(rng)
     name = rng.choice(("sound", "food", "home", "workplace", "tool", "capital", "animal", "country", "substance"))
@@ -488,7 +492,7 @@ def _ask_synonym(rng: Rng) -> Exchange:
 
 
 def _person_who_may_be(rng: Rng, adjective: str) -> str:
-    """A person for "Tom is happy.": where the adjective is a feeling, this is a fact, and must be one of pretraining."""
+    """A person for "Tom is happy.": where the adjective is a feeling, that is a fact, and must be of pretraining."""
     while True:
         person = _person(rng)
         if adjective not in lang.FEELINGS or lang.realm_of("feeling", person, adjective) is _REALM:
@@ -522,7 +526,7 @@ def _ask_sum(rng: Rng) -> Exchange:
     return Exchange(story.text, rng.choice((f"How rich is {story.person}?", "How much is it all?")), story.total, wrong)
 
 
-# ------------------------------------------------------------------------------------- exchanges about reviews and people
+# ----------------------------------------------------------------------------------- exchanges about reviews and people
 
 
 class _Judgement(NamedTuple):
@@ -742,7 +746,8 @@ def _teller_of(rng: Rng, script: lang.Script) -> str:
 
 _FORWARD = ("{cause} Then {effect}", "{cause} So {effect}", "{cause} {effect}", "{cause} After that {effect}",
             "First {cause} In the end {effect}", "When this was so: {cause} it went on: {effect}")  # fmt: skip
-_BACKWARD = ("{effect} This happened because {cause}", "{effect} The reason was: {cause}", "{effect} It all began so: {cause}",
+_BACKWARD = ("{effect} This happened because {cause}", "{effect} The reason was: {cause}",
+             "{effect} It all began so: {cause}",
              "{effect} This was so because {cause}")  # fmt: skip
 
 
@@ -904,9 +909,9 @@ def _odd_text(rng: Rng) -> str:
 def _pronoun_text(rng: Rng) -> str:
     meeting = lang.meeting(rng, _REALM)
     if rng.random() < 0.7:
-        told = rng.choice((f"Yes, {_mark(meeting.meant)} was {meeting.predicate}.",
-                           f"{sentence(lang.pronoun(meeting.meant))} is {_mark(meeting.meant)}.",
-                           f"It was {_mark(meeting.meant)} and not {meeting.other} who was {meeting.predicate}."))  # fmt: skip
+        he, predicate = sentence(lang.pronoun(meeting.meant)), meeting.predicate
+        told = rng.choice((f"Yes, {_mark(meeting.meant)} was {predicate}.", f"{he} is {_mark(meeting.meant)}.",
+                           f"It was {_mark(meeting.meant)} and not {meeting.other} who was {predicate}."))  # fmt: skip
         return f"{meeting.text} {told}"
     name = meeting.meant
     he, his = lang.pronoun(name), lang.possessive(name)
@@ -1020,7 +1025,8 @@ def _carrier_text(rng: Rng) -> str:
 
 _VERDICTS = ("That is {truth}.", "That is {truth}.", "The claim is {truth}.", "It is {truth}.", "{name} is {right}.",
              "Is that so? {Yes}.", "Is it right? {Yes}.", "{other}: {Yes}, {name}.")  # fmt: skip
-_CLAIMERS = ("{name} said: {claim}", "Someone said: {claim}", "{name}: {claim}", "The claim: {claim}", "A note says: {claim}",
+_CLAIMERS = ("{name} said: {claim}", "Someone said: {claim}", "{name}: {claim}", "The claim: {claim}",
+             "A note says: {claim}",
              "{name} thinks that {claim}")  # fmt: skip
 
 
@@ -1031,8 +1037,9 @@ def _verdict_text(rng: Rng) -> str:
     if rng.random() < 0.12:
         fact = rng.choice(facts)
         false = lang.contradiction(rng, fact, facts)
-        endings = (f"{lang.denial(rng, false)} {lang.statement(rng, fact)}",
-                   f"It is not true that {_lower(lang.statement(rng, false))} It is so that {_lower(lang.denial(rng, false))}",
+        corrected = f"{lang.denial(rng, false)} {lang.statement(rng, fact)}"
+        not_so, so = _lower(lang.statement(rng, false)), _lower(lang.denial(rng, false))
+        endings = (corrected, f"It is not true that {not_so} It is so that {so}",
                    f"It is false that {_lower(lang.denial(rng, fact))}")  # fmt: skip
         return f"{told} {rng.choice(endings)}"
     claim = _claim(rng, facts, unknown=0.18, denied=0.55)
@@ -1148,7 +1155,8 @@ def _same_scene_kind_text(rng: Rng) -> str:
         scene = _shuffled(rng, [*facts, *group])
         fact = group[0]
         if inverse:
-            exchange = Exchange(lang.statements(rng, scene), lang.inverse_question(rng, fact, question_form), fact.subject,
+            exchange = Exchange(lang.statements(rng, scene), lang.inverse_question(rng, fact, question_form),
+                                fact.subject,
                                 _wrong_subject(rng, fact, scene))  # fmt: skip
         else:
             exchange = Exchange(lang.statements(rng, scene), lang.wh_question(rng, fact, question_form), fact.value,
@@ -1160,7 +1168,8 @@ def _same_scene_kind_text(rng: Rng) -> str:
 
 NONSENSE = ("zib", "dax", "wug", "fep", "tiv", "gorp", "blick", "norp")
 _LABELS = (NONSENSE, NONSENSE, tuple("abcdefgh"), lang.NUMBERS[1:9], lang.COLOURS, ("yes", "no", "maybe"),
-           ("true", "false", "unknown"), ("good", "bad", "fine"), ("left", "right", "up", "down"), lang.JOBS)  # fmt: skip
+           ("true", "false", "unknown"), ("good", "bad", "fine"), ("left", "right", "up", "down"),
+           lang.JOBS)  # fmt: skip
 _ARROWS = (": ", " - ", "\n", " | ", " is ", ", so ", " = ", " goes with ")
 
 
@@ -1312,9 +1321,12 @@ def _same_piece_text(rng: Rng) -> str:
 # --------------------------------------------------------------------------------------------------------- the mixtures
 
 _FULL: tuple[tuple[Maker, float], ...] = (
-    (_scene_text, 3), (_reader_text, 3), (_talk_text, 5), (_one_question_text, 3.5), (_one_claim_text, 2.5), (_one_of_two_text, 2),
-    (_knowledge_text, 3.5), (_story_text, 3.5), (_review_text, 3), (_synonym_text, 2), (_list_text, 1.5), (_odd_text, 0.5),
-    (_pronoun_text, 1.5), (_cleft_text, 1.2), (_zed_text, 1), (_number_text, 1), (_title_text, 1.2), (_kind_text, 1), (_copy_text, 0.5),
+    (_scene_text, 3), (_reader_text, 3), (_talk_text, 5), (_one_question_text, 3.5), (_one_claim_text, 2.5),
+    (_one_of_two_text, 2),
+    (_knowledge_text, 3.5), (_story_text, 3.5), (_review_text, 3), (_synonym_text, 2), (_list_text, 1.5), (_odd_text,
+                                                                                                           0.5),
+    (_pronoun_text, 1.5), (_cleft_text, 1.2), (_zed_text, 1), (_number_text, 1), (_title_text, 1.2), (_kind_text, 1),
+    (_copy_text, 0.5),
     (_carrier_text, 5), (_verdict_text, 5), (_exchange_text, 14), (_two_exchanges_text, 2), (_pattern_text, 3.6),
     (_same_scene_kind_text, 0.8), (_label_text, 3.6), (_map_text, 2.5), (_same_piece_text, 1.4),
 )  # fmt: skip

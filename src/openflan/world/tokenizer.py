@@ -1,8 +1,9 @@
 """The word-level tokenizer of the micro-world.
 
-One entry per word and punctuation mark, uncased, as an ordinary `PreTrainedTokenizerFast` folder that `AutoTokenizer` reads.
-`decode(encode(text))` is `text` in lower case with a space between tokens and none around line breaks. The end-of-text token
-also starts every sequence (it is what the pretraining text has between documents), and encoding puts exactly one in front.
+One entry per word and punctuation mark, uncased, as an ordinary `PreTrainedTokenizerFast` folder that `AutoTokenizer`
+reads. `decode(encode(text))` is `text` in lower case with a space between tokens and none around line breaks. The end-
+of-text token also starts every sequence (it is what the pretraining text has between documents), and encoding puts
+exactly one in front.
 """
 
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from openflan.world import language as lang
+from openflan.world.carriers import CARRIERS
 from openflan.world.text import STAGES, document
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ __all__ = [
     "UNKNOWN",
     "build_tokenizer",
     "counted_words",
+    "lexicon_words",
+    "template_pieces",
     "template_words",
     "tokens",
     "vocabulary",
@@ -60,7 +64,7 @@ def template_pieces(folder: Path = TASKS_FOLDER) -> Iterator[tuple[str, str]]:
 
 
 def template_words(folder: Path = TASKS_FOLDER) -> set[str]:
-    """Every literal word and mark in the templates and fixed answers of the tasks, and in their expressions' strings."""
+    """Every literal word and mark in the tasks' templates, fixed answers and the strings of their expressions."""
     words: set[str] = set(tokens("OPTIONS:\n- "))
     for file in sorted(folder.glob("*.toml")):
         task = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -93,7 +97,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def lexicon_words() -> set[str]:
-    """Every word that `language` can produce."""
+    """Every word that `language` can produce, and those of the carrier sentences."""
     texts: list[str] = [word for words in lang.KINDS.values() for word in words]
     texts += [
         *lang.NUMBERS,
@@ -105,7 +109,7 @@ def lexicon_words() -> set[str]:
         *lang.RELATIONS,
     ]
     texts += [*lang.POSITIVE_ADJECTIVES, *lang.NEGATIVE_ADJECTIVES, *lang.POSITIVE_OPINIONS, *lang.NEGATIVE_OPINIONS]
-    texts += [*lang.NEUTRAL_SENTENCES, "he she his her"]
+    texts += [*lang.NEUTRAL_SENTENCES, "he she his her", *CARRIERS]
     for relation in lang.RELATIONS.values():
         texts += [*relation.statements, *relation.denials, *relation.wh_questions, *relation.inverse_questions]
         texts += relation.yes_no_questions
@@ -124,7 +128,7 @@ def lexicon_words() -> set[str]:
 
 
 def counted_words(count: int, seed: int = 0) -> Counter[str]:
-    """How often each token occurs in `count` pretraining documents of the full stage (and a tenth as many of the others)."""
+    """How often each token occurs in `count` documents of the full stage and a tenth as many of the others."""
     words: Counter[str] = Counter()
     for stage in STAGES:
         rng = random.Random(f"words {stage} {seed}")
@@ -133,9 +137,14 @@ def counted_words(count: int, seed: int = 0) -> Counter[str]:
     return words
 
 
-def vocabulary() -> list[str]:
-    """All entries in order: the three special tokens, the marks, the words by alphabet, and fillers up to a multiple of 32."""
-    words = lexicon_words() | template_words() | set(counted_words(60_000))
+def vocabulary(documents: int = 60_000) -> list[str]:
+    """All entries in order: the three special tokens, the marks, the words by alphabet, and fillers up to a multiple of
+    32.
+
+    `documents` is how many are read for words that neither the language nor the templates name. Raises ValueError if
+    there are too many entries for the small models this is made for.
+    """
+    words = lexicon_words() | template_words() | set(counted_words(documents))
     words -= {EOS, *MARKS}
     entries = [PAD, EOS, UNKNOWN, *MARKS, *sorted(words)]
     entries += [f"<unused{number}>" for number in range(-len(entries) % 32)]

@@ -1,0 +1,126 @@
+"""Pretraining: the module, resuming, and the export."""
+
+import json
+import random
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from openflan.world import pretrain as module  # noqa: E402
+from openflan.world.pretrain import SIZES, FastLlama, Settings, batches, pretrain, to_llama  # noqa: E402
+from openflan.world.probes import PROBES, Item, Probe, accuracies  # noqa: E402
+from openflan.world.text import document  # noqa: E402
+from openflan.world.tokenizer import build_tokenizer, vocabulary  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@cache
+def tokenizer() -> "PreTrainedTokenizerFast":
+    return build_tokenizer(vocabulary(documents=3000))
+
+
+def test_the_export_computes_what_the_fast_module_computes() -> None:
+    model = FastLlama(len(tokenizer()), SIZES["tiny"], seed=3)
+    texts = [document(random.Random(seed), "full").text for seed in range(4)]
+    encoded = tokenizer()(texts, padding=True, padding_side="right", return_tensors="pt")
+    with torch.no_grad():
+        ours = model(encoded["input_ids"]).float()
+        theirs = to_llama(model, tokenizer())(**encoded).logits
+    real = encoded["attention_mask"].bool()
+    assert (ours - theirs)[real].abs().max() < 0.05
+    assert (ours.argmax(-1) == theirs.argmax(-1))[real].float().mean() > 0.97
+
+
+def test_batches_weight_answers_and_nothing_else() -> None:
+    batch = next(batches(tokenizer(), seed=1, stage="focus", batch_tokens=512, answer_weight=4.0))
+    assert batch.ids.shape == batch.weights.shape
+    assert batch.tokens == int((batch.weights > 0).sum())
+    assert bool(((batch.ids == 0) == (batch.weights == 0)).all())
+    answers = {tokenizer().convert_ids_to_tokens(int(i)) for i in batch.ids[batch.weights == 4.0]}
+    assert answers & {"yes", "no", "true", "false"}
+    assert not answers & {"is", "the", "?", ":", "<eos>"}
+
+
+def test_a_run_continues_where_it_stopped_and_ends_as_a_model(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    settings = Settings(size="tiny", tokens=24_000)
+    kwargs = {"probes": (), "report_every": 6000, "save_every": 6000, "tokenizer": tokenizer()}
+    stop = _Stop(after=16)
+    with pytest.raises(InterruptedError):
+        _interrupted(stop, settings, tmp_path, kwargs)
+    before = _lines(tmp_path)[-1]
+    model = pretrain(settings, tmp_path, **kwargs)  # type: ignore[arg-type]
+    lines = _lines(tmp_path)
+    assert lines[-1]["tokens"] >= settings.tokens > before["tokens"] > 0
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    card = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert card["restarts"] == 1
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(tmp_path / "model")("Tom has the cup.", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert (loaded(ids).logits - model(ids).float()).abs().max() < 0.1
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
+    pretrain(Settings(size="tiny", tokens=3000), tmp_path, probes=(), tokenizer=tokenizer())
+    with pytest.raises(ValueError, match="other settings"):
+        pretrain(Settings(size="tiny", tokens=4000), tmp_path, probes=(), tokenizer=tokenizer())
+
+
+def test_the_learning_rate_warms_up_stays_and_falls() -> None:
+    settings = Settings(tokens=10_000_000)
+
+    def rate(tokens: int, steps: int = 1000) -> float:
+        return module._learning_rate(settings, module._Progress(tokens=tokens, steps=steps))  # pyright: ignore[reportPrivateUsage]
+
+    assert rate(0, steps=0) < rate(0, steps=40) < rate(1_000_000) == rate(6_000_000) == settings.learning_rate
+    assert rate(6_000_000) > rate(8_000_000) > rate(9_900_000) > 0
+
+
+def test_probes_tell_right_from_wrong() -> None:
+    """A model that puts all weight on one token is right exactly where that token is."""
+    probe = Probe("cups", (Item("Tom has the", ("cup", "hat"), 0), Item("Sue has the", ("cup", "hat"), 1)))
+    favourite = tokenizer().convert_tokens_to_ids("cup")
+
+    def logits(ids: "torch.Tensor") -> "torch.Tensor":
+        return torch.nn.functional.one_hot(torch.full_like(ids, favourite), len(tokenizer())).float()
+
+    assert accuracies([probe], logits, tokenizer()) == {"cups": 0.5}
+    for each in PROBES:
+        assert 0.3 < each.chance <= 0.5
+        assert all(len(set(item.options)) == len(item.options) for item in each.items)
+
+
+class _Stop:
+    """Lets some steps pass, then interrupts."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise InterruptedError
+
+
+def _interrupted(stop: _Stop, settings: Settings, folder: Path, kwargs: dict[str, object]) -> None:
+    original = module._loss  # pyright: ignore[reportPrivateUsage]
+
+    def loss(model: FastLlama, batch: module.Batch) -> "torch.Tensor":
+        stop()
+        return original(model, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_loss", loss)
+        pretrain(settings, folder, **kwargs)  # type: ignore[arg-type]
+
+
+def _lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
