@@ -42,7 +42,7 @@ lm_eval --model hf --model_args pretrained=MODEL --include_path . --tasks openfl
 ```
 
 Tags: `openflan` (all), `openflan_CLUSTER`, `openflan_TASK`. Options are ranked by `acc` (summed log-probability, the
-paper's rule). Tasks that are written rather than chosen are scored by exact match here, whatever metric the paper gives them.""",
+paper's rule). Tasks that are written rather than chosen are scored by exact match here, whatever their metric is.""",
 }
 
 
@@ -56,16 +56,17 @@ def data_card(
 ) -> str:
     """The card's Markdown; it depends on nothing but its arguments."""
     rows = "\n".join(f"| {task} | {cluster_of[task]} | {number:,} |" for task, number in sorted(tasks.items()))
+    examples = sum(tasks.values())
     by_split = ", ".join(f"{number:,} {split}" for split, number in sorted(splits.items()))
     dropped = "".join(f"\nLeft out: {number:,} examples ({reason}).\n" for reason, number in sorted(left_out.items()))
     return f"""\
 ---
-{_front_matter(format, splits, sum(tasks.values()))}
+{_front_matter(format, splits, examples)}
 ---
 
 # Instructions, rendered by openflan
 
-{sum(tasks.values()):,} examples of {len(tasks):,} tasks ({by_split}), phrased as natural-language instructions after FLAN
+{examples:,} examples of {len(tasks):,} tasks ({by_split}), phrased as natural-language instructions after FLAN
 (Wei et al. 2022). The texts come from the tasks' own datasets, whose licences apply.
 
 {USES[format]}

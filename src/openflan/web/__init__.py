@@ -1,0 +1,1 @@
+"""The browser's view of catalog, runs and a playground; needs the extra `web`."""
