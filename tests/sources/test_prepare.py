@@ -36,6 +36,11 @@ def test_rows_without_gold_label_are_marked_not_swallowed() -> None:
     assert dropped["_dropped"] == "no gold label"
 
 
+def test_neutral_tweets_are_not_taken_for_negative_ones() -> None:
+    negative, neutral, positive = run("keep_polar_tweets", *({"sentiment": grade} for grade in (0, 2, 4)))
+    assert ("_dropped" in negative, "_dropped" in neutral, "_dropped" in positive) == (False, True, False)
+
+
 @pytest.mark.parametrize(
     ("broken", "whole"),
     [

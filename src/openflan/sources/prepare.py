@@ -39,6 +39,12 @@ def keep_labelled(rows: Iterable[Row]) -> Iterator[Row]:
         yield row if row["label"] >= 0 else _dropped(row, "no gold label")
 
 
+def keep_polar_tweets(rows: Iterable[Row]) -> Iterator[Row]:
+    """Sentiment140: only negative (0) and positive (4) tweets; the test split also holds neutral ones (2)."""
+    for row in rows:
+        yield row if row["sentiment"] in (0, 4) else _dropped(row, "neither negative nor positive")
+
+
 def repair_ag_news(rows: Iterable[Row]) -> Iterator[Row]:
     """AG News: `text` with its broken HTML entities, backslashes for line breaks and left-over tags put right.
 
@@ -165,6 +171,7 @@ STEPS: Mapping[str, Step] = {
     for step in (
         keep_four_choices,
         keep_labelled,
+        keep_polar_tweets,
         repair_ag_news,
         name_media,
         unwrap_bytes,
