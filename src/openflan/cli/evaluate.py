@@ -40,7 +40,7 @@ def evaluate(
         raise ConfigError("give either --hold-out with clusters or --tasks with task names")
     recipe = resolve(
         None,
-        {"evaluation": {"items": limit}},
+        {"evaluation": {"items": limit, "dev_items": limit and min(limit, 20)}},
         model=model,
         hold_out=clusters or ["(tasks)"],
         catalogs=options.listed(catalog),

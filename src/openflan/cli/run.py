@@ -43,7 +43,7 @@ def run(
 
     resolved = resolve(
         recipe,
-        {"tuning": {"steps": steps, "lr": lr}, "evaluation": {"items": limit}},
+        {"tuning": {"steps": steps, "lr": lr}, "evaluation": {"items": limit, "dev_items": limit and min(limit, 20)}},
         model=model,
         hold_out=options.listed(hold_out),
         catalogs=options.listed(catalog),

@@ -34,7 +34,7 @@ class EvaluationSettings(BaseModel):
 
     items: Annotated[int, Field(ge=1)] | None = 100
     """Test rows of each task; null takes all."""
-    dev_items: Annotated[int, Field(ge=1)] = 40
+    dev_items: Annotated[int, Field(ge=1)] = 20
     """Dev rows of each task, used only to choose the best template (paper section 2.3 has 200)."""
     resamples: Annotated[int, Field(ge=100)] = 2_000
     """Bootstrap resamples for each interval."""
@@ -68,7 +68,7 @@ class Recipe(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""
-        return self.model_dump(mode="json", exclude={"data_root"})
+        return self.model_dump(mode="json", exclude={"data_root"}) | {"tuning": self.tuning.content()}
 
     @property
     def fingerprint(self) -> str:

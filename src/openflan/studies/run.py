@@ -143,11 +143,11 @@ def arm_model(
         return encoded
 
     def report(step: "StepReport") -> None:
-        note = f"loss {step.loss:.3f} · {step.tokens_per_second:,.0f} tokens/s"
+        note = f"loss {step.loss:.3f} · {step.tokens / max(step.seconds, 1e-9):,.0f} tokens/s"
         progress(ProgressEvent(f"{out.name}/{arm}: tune", step.step, recipe.tuning.steps, note))
 
     settings = recipe.tuning.model_copy(update={"seed": recipe.seed})
-    tuned = tune(lm, block, settings, home, prompt_format=prompt, report=report)
+    tuned = tune(lm, block, settings, home, prompt_format=prompt, report=report, in_place=True)
     ledger.merge(Ledger.from_json(artifacts.read_json(file)) for file in sorted(counts.glob("block-*.json")))
     return tuned
 
