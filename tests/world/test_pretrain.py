@@ -2,19 +2,19 @@
 
 import json
 import random
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from openflan.world import pretrain as module  # noqa: E402
-from openflan.world.pretrain import SIZES, FastLlama, Settings, batches, pretrain, to_llama  # noqa: E402
-from openflan.world.probes import PROBES, Item, Probe, accuracies  # noqa: E402
-from openflan.world.text import document  # noqa: E402
-from openflan.world.tokenizer import build_tokenizer, vocabulary  # noqa: E402
+from openflan.world import pretrain as module
+from openflan.world.pretrain import SIZES, FastLlama, Settings, batches, pretrain, to_llama
+from openflan.world.probes import PROBES, Item, Probe, accuracies
+from openflan.world.text import document
+from openflan.world.tokenizer import build_tokenizer, vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -42,7 +42,7 @@ def test_batches_weight_answers_and_nothing_else() -> None:
     assert batch.ids.shape == batch.weights.shape
     assert batch.tokens == int((batch.weights > 0).sum())
     assert bool(((batch.ids == 0) == (batch.weights == 0)).all())
-    answers = {tokenizer().convert_ids_to_tokens(int(i)) for i in batch.ids[batch.weights == 4.0]}
+    answers = {str(tokenizer().convert_ids_to_tokens(int(i))) for i in batch.ids[batch.weights == 4.0]}
     assert answers & {"yes", "no", "true", "false"}
     assert not answers & {"is", "the", "?", ":", "<eos>"}
 
@@ -51,12 +51,14 @@ def test_a_run_continues_where_it_stopped_and_ends_as_a_model(tmp_path: Path) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     settings = Settings(size="tiny", tokens=24_000)
-    kwargs = {"probes": (), "report_every": 6000, "save_every": 6000, "tokenizer": tokenizer()}
-    stop = _Stop(after=16)
+
+    def run() -> FastLlama:
+        return pretrain(settings, tmp_path, probes=(), report_every=6000, save_every=6000, tokenizer=tokenizer())
+
     with pytest.raises(InterruptedError):
-        _interrupted(stop, settings, tmp_path, kwargs)
+        _interrupted(_Stop(after=16), run)
     before = _lines(tmp_path)[-1]
-    model = pretrain(settings, tmp_path, **kwargs)  # type: ignore[arg-type]
+    model = run()
     lines = _lines(tmp_path)
     assert lines[-1]["tokens"] >= settings.tokens > before["tokens"] > 0
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -87,9 +89,9 @@ def test_the_learning_rate_warms_up_stays_and_falls() -> None:
 def test_probes_tell_right_from_wrong() -> None:
     """A model that puts all weight on one token is right exactly where that token is."""
     probe = Probe("cups", (Item("Tom has the", ("cup", "hat"), 0), Item("Sue has the", ("cup", "hat"), 1)))
-    favourite = tokenizer().convert_tokens_to_ids("cup")
+    favourite = tokenizer().get_vocab()["cup"]
 
-    def logits(ids: "torch.Tensor") -> "torch.Tensor":
+    def logits(ids: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(torch.full_like(ids, favourite), len(tokenizer())).float()
 
     assert accuracies([probe], logits, tokenizer()) == {"cups": 0.5}
@@ -110,16 +112,16 @@ class _Stop:
             raise InterruptedError
 
 
-def _interrupted(stop: _Stop, settings: Settings, folder: Path, kwargs: dict[str, object]) -> None:
+def _interrupted(stop: _Stop, run: Callable[[], FastLlama]) -> None:
     original = module._loss  # pyright: ignore[reportPrivateUsage]
 
-    def loss(model: FastLlama, batch: module.Batch) -> "torch.Tensor":
+    def loss(model: FastLlama, batch: module.Batch) -> torch.Tensor:
         stop()
         return original(model, batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_loss", loss)
-        pretrain(settings, folder, **kwargs)  # type: ignore[arg-type]
+        run()
 
 
 def _lines(folder: Path) -> list[dict[str, float]]:

@@ -234,6 +234,12 @@ def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Se
     return rows
 
 
+def _special_ids(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
+    """The ids of <pad> and <eos>."""
+    words = tokenizer.get_vocab()
+    return words[PAD], words[EOS]
+
+
 def batches(
     tokenizer: "PreTrainedTokenizerFast", seed: int, stage: Stage, batch_tokens: int, answer_weight: float
 ) -> Iterator[Batch]:
@@ -241,8 +247,7 @@ def batches(
 
     Each block of 1,500 texts is made from a seed of its own, so that a resumed run continues with fresh text.
     """
-    eos = int(tokenizer.convert_tokens_to_ids(EOS))  # type: ignore[arg-type]
-    pad = int(tokenizer.convert_tokens_to_ids(PAD))  # type: ignore[arg-type]
+    pad, eos = _special_ids(tokenizer)
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     for block in itertools.count():
@@ -332,7 +337,9 @@ def pretrain(
     phase: tuple[Stage, int, float] | None = None
     stream: Iterator[Batch] = iter(())
     while progress.tokens < settings.tokens:
-        if (current := _phase(settings, progress)) != phase:
+        current = _phase(settings, progress)
+        stage = current[0]
+        if current != phase:
             phase = current
             stream = batches(tokenizer, derive(settings.seed, "text", progress.tokens, progress.restarts), *phase)
         batch = next(stream)
@@ -347,7 +354,7 @@ def pretrain(
         progress.tokens += batch.tokens
         progress.steps += 1
         loss_sum, loss_count = loss_sum + loss.item(), loss_count + 1
-        focus_ends = phase[0] == "focus" and progress.tokens >= progress.focus_until
+        focus_ends = stage == "focus" and progress.tokens >= progress.focus_until
         if progress.tokens - reported >= report_every or focus_ends or progress.tokens >= settings.tokens:
             before = time.monotonic()
             scores = accuracies(probes, lambda ids: _logits(model, ids), tokenizer)
@@ -356,7 +363,7 @@ def pretrain(
                 out / "log.jsonl",
                 {
                     "tokens": progress.tokens,
-                    "stage": phase[0],
+                    "stage": stage,
                     "loss": round(loss_sum / loss_count, 4),
                     "learning_rate": rate,
                     "tokens_per_second": round((progress.tokens - reported) / (before - since)),
@@ -465,7 +472,7 @@ def to_llama(model: FastLlama, tokenizer: "PreTrainedTokenizerFast") -> "LlamaFo
     """The same model as a `LlamaForCausalLM` in fp32."""
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    size, eos, pad = model.size, tokenizer.eos_token_id, tokenizer.pad_token_id
+    size, (pad, eos) = model.size, _special_ids(tokenizer)
     config = LlamaConfig(
         vocab_size=model.embedding.num_embeddings,
         hidden_size=size.width,
