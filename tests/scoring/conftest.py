@@ -20,6 +20,21 @@ CONFIGS = {
     "gpt_neox": {**SMALL, "intermediate_size": 48, "max_position_embeddings": 96},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 260, "n_positions": 96},
     "opt": {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 96},
+    "mistral": {
+        **SMALL,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 96,
+        "sliding_window": 8,
+    },
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 260},
+    "granite": {
+        **SMALL,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 96,
+        "logits_scaling": 3.0,
+    },
     "gemma2": {
         **SMALL,
         "num_key_value_heads": 2,

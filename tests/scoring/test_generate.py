@@ -1,5 +1,7 @@
 """Generation against transformers' own, and every way to end."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -48,6 +50,18 @@ def test_the_context_bounds_what_is_written(llama):
         generate(llama, [GenerationRequest("a", tuple([5] * 96))])
     with pytest.raises(ModelError, match="two requests"):
         generate(llama, [REQUESTS[0], REQUESTS[0]])
+
+
+def test_a_model_without_a_cache_is_refused(llama):
+    class Forgetful(Scripted):
+        def forward(self, input_ids, attention_mask):
+            found = super().forward(input_ids, attention_mask)
+            found.past_key_values = None
+            return found
+
+    lm = dataclasses.replace(llama, model=Forgetful({5: [6]}, 260))
+    with pytest.raises(ModelError, match="keeps no keys and values"):
+        generate(lm, [GenerationRequest("a", (5,))])
 
 
 # Ways to end

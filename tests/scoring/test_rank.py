@@ -126,9 +126,9 @@ def test_a_soft_prompt_stands_before_every_prompt():
     assert np.abs(np.subtract(found[0].sums, without[0].sums)).mean() > 0.1
 
 
-def test_a_model_that_does_more_than_body_and_head_is_scored_whole(caplog):
-    lm = tiny("gemma2")
-    readout(lm.model, tuple(range(2, 20)))
+@pytest.mark.parametrize("architecture", ["gemma2", "granite"])
+def test_a_model_that_does_more_than_body_and_head_is_scored_whole(architecture, caplog):
+    readout(tiny(architecture).model, tuple(range(2, 20)))
     assert "body and head alone give other logits" in caplog.text
     caplog.clear()
     readout(tiny("llama").model, tuple(range(2, 20)))

@@ -106,7 +106,7 @@ from tests.scoring.conftest import tiny
 from tests.scoring.test_rank import requests_like
 from openflan.scoring.rank import score
 
-requests = requests_like(8, number=600)
+requests = requests_like(8, number=240)
 for one in score(tiny("llama"), requests, store=Path(sys.argv[2]), chunk_requests=8):
     print(one.id, *one.sums)
 """
@@ -121,7 +121,7 @@ def test_kill_dash_nine(tmp_path):
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     killed = start("killed")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(list((tmp_path / "killed").glob("chunk-*.jsonl"))) < 3:
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
@@ -129,8 +129,8 @@ def test_kill_dash_nine(tmp_path):
     killed.wait()
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("chunk-*.jsonl")}
     continued, straight = start("killed").communicate()[0], start("straight").communicate()[0]
-    assert continued == straight and continued.count("\n") == 600
-    assert 3 <= len(before) < 75
+    assert continued == straight and continued.count("\n") == 240
+    assert 3 <= len(before) < 30
     after = {path.name: path for path in (tmp_path / "killed").glob("chunk-*.jsonl")}
     assert {name: after[name].stat().st_mtime_ns for name in before} == before
     assert {name: path.read_bytes() for name, path in after.items()} == {

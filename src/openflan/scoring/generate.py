@@ -249,6 +249,7 @@ def _next(model: Any, ids: "Tensor", mask: "Tensor", cache: Any) -> "tuple[Tenso
     }
     accepted = accepted_arguments(model)
     output = model(**{name: value for name, value in wanted.items() if name in accepted})
-    if output.past_key_values is None:
+    kept = getattr(output, "past_key_values", None)
+    if kept is None:
         raise ModelError(f"{type(model).__name__} keeps no keys and values, so it cannot generate here")
-    return output.logits[:, -1].float(), output.past_key_values
+    return output.logits[:, -1].float(), kept
