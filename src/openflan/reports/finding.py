@@ -6,7 +6,7 @@ Takes a `Run`, gives `Finding`s. Read next: `page.py`.
 from dataclasses import dataclass
 from typing import Literal
 
-from openflan.reports.arms import cluster_words, style
+from openflan.reports.arms import cluster_words, in_order, style
 from openflan.reports.numbers import count, p_value, percent, points, points_interval
 from openflan.reports.reading import Difference, Measured, Run
 
@@ -106,7 +106,7 @@ def _finding(run: Run, cluster: str) -> Finding:
             else cluster_words(cluster)
         )
         return Finding(run.name, cluster, None, f"{where}; nothing was compared with it.", _level(own))
-    others = [d for name, d in compared.items() if name != first.against]
+    others = [compared[name] for name in in_order(compared) if name != first.against]
     remarks = [text for d in others if (text := _against(run, d))]
     remarks += _level(own)
     remarks += [text for text in (_correction(first, len(run.cluster_differences)),) if text]

@@ -80,12 +80,21 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     xs, _ = curve_points(run.steps)
     if xs:
         facts["Tuning steps"] = count(int(xs[-1]))
+        facts |= _tuning_cost(run)
     env = dict(_flatten(run.env))
     skipped = {"command", "seed", "model", "fingerprint"}
     cost = {k: v for k, v in env.items() if k.split(".")[0] in _COST}
     facts |= {_label(k): v for k, v in env.items() if k not in cost and k.split(".")[0] not in skipped}
     facts |= {_label(k): v for k, v in cost.items()}
     return list(facts.items())
+
+
+def _tuning_cost(run: Run) -> dict[str, str]:
+    totals = {
+        "Tuning tokens": sum(step.get("tokens") or 0 for step in run.steps),
+        "Tuning seconds": sum(mapping(step.get("timing")).get("seconds") or 0 for step in run.steps),
+    }
+    return {name: count(round(total)) for name, total in totals.items() if total}
 
 
 def _listing(value: Any) -> str:

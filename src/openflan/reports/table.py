@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from openflan.reports.arms import cluster_words, in_order, style
-from openflan.reports.finding import findings, main_arm, reading, verdict
-from openflan.reports.numbers import BLANK, count, interval, percent, points, points_interval
-from openflan.reports.reading import Difference, Measured, Report, Run, report_of
+from openflan.reports.finding import findings, main_arm, reading, verdict, versus
+from openflan.reports.numbers import count, interval, percent, points, points_interval
+from openflan.reports.reading import Measured, Report, report_of
 
 ACCENT = "bold dark_orange3"
 
@@ -24,7 +24,7 @@ def render_table(results: Mapping[str, Any]) -> RenderableType:
     `results` is what result.json holds. Raises RunError where it is of another format.
     """
     report = report_of(results)
-    return Group(*_sentences(report), Text(), _scores(report), _legend(report))
+    return Group(*_sentences(report), Text(), _scores(report), Text(), _differences(report), _legend())
 
 
 def _sentences(report: Report) -> list[Text]:
@@ -38,75 +38,51 @@ def _sentences(report: Report) -> list[Text]:
     return lines
 
 
-def _scores(report: Report) -> Table:
-    arms = in_order(arm for run in report.runs for arm in run.arms)
+def _table(*columns: tuple[str, bool]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("held out" if len(report.runs) > 1 else "", overflow="fold")
-    table.add_column("n", justify="right")
-    table.add_column("chance", justify="right")
-    for arm in arms:
-        table.add_column(style(arm).title.lower(), justify="right", style=ACCENT if arm == "tuned" else "")
-    table.add_column("difference", justify="right", no_wrap=True)
-    table.add_column("reading", overflow="fold")
-    for run in report.runs:
-        for cluster in run.clusters:
-            table.add_row(*_row(run, "clusters", cluster, arms), style="bold" if len(report.runs) == 1 else "")
-        for task in run.tasks if len(report.runs) == 1 else ():
-            table.add_row(*_row(run, "tasks", task, arms))
+    for title, is_number in columns:
+        table.add_column(title, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     return table
 
 
-def _row(run: Run, kind: str, name: str, arms: list[str]) -> list[Text]:
-    found = {
-        arm.name: m for arm in run.arms.values() if (m := (arm.clusters if kind == "clusters" else arm.tasks).get(name))
-    }
-    chance = next((m.chance for m in found.values() if m.chance is not None), None)
-    number = max((m.n for m in found.values() if m.n is not None), default=None)
-    difference = _main_difference(run, name if kind == "tasks" else "", name if kind == "clusters" else None)
-    title = cluster_words(name) if kind == "clusters" else f"  {name}"
-    return [
-        Text(title),
-        Text(count(number), "dim"),
-        Text(percent(chance), "dim"),
-        *(_score(found.get(arm)) for arm in arms),
-        *_gain(difference),
-    ]
-
-
-def _score(measured: Measured | None) -> Text:
-    if measured is None:
-        return Text(BLANK, "dim")
-    return Text.assemble(percent(measured.mean), (f"  {interval(measured.low, measured.high)}", "not bold dim"))
-
-
-def _gain(difference: Difference | None) -> tuple[Text, Text]:
-    if difference is None:
-        return Text(BLANK, "dim"), Text()
-    gain = Text.assemble(
-        points(difference.mean), (f"  {points_interval(difference.low, difference.high)}", "not bold dim")
+def _scores(report: Report) -> Table:
+    """One line an arm, so that any number of arms fits any terminal."""
+    table = _table(
+        ("on", False), ("arm", False), ("mean", True), ("95 % interval", True), ("chance", True), ("n", True)
     )
-    return gain, Text(reading(difference), ACCENT if verdict(difference) == "higher" else "dim")
+    for run in report.runs:
+        for cluster in run.clusters:
+            _add_arms(table, cluster_words(cluster), run.on_cluster(cluster))
+        # The tasks of several runs would bury the finding; the page has them.
+        for task in run.tasks if len(report.runs) == 1 else ():
+            _add_arms(table, task, run.on_task(task))
+    return table
 
 
-def _main_difference(run: Run, task: str, cluster: str | None) -> Difference | None:
-    """The comparison the finding is about: the main arm against the first baseline it was compared with."""
-    against = next((f.difference.against for f in findings(run) if f.difference is not None), None)
-    return next(
-        (
-            d
-            for d in run.differences
-            if (d.arm, d.against, d.task) == (main_arm(run), against, task) and cluster in (None, d.cluster)
-        ),
-        None,
+def _add_arms(table: Table, name: str, measured: Mapping[str, Measured]) -> None:
+    for index, arm in enumerate(in_order(measured)):
+        m, tone = measured[arm], ACCENT if arm == "tuned" else ""
+        aside = [Text(text, "dim") for text in (interval(m.low, m.high), percent(m.chance), count(m.n))]
+        table.add_row(
+            name if index == 0 else "", Text(style(arm).title.lower(), tone), Text(percent(m.mean), tone), *aside
+        )
+
+
+def _differences(report: Report) -> Table:
+    """The main arm against every other on each cluster and, for one run, on each task against the first baseline."""
+    table = _table(
+        ("on", False), ("difference, points", False), ("", True), ("95 % interval", True), ("reading", False)
     )
+    for run in report.runs:
+        first = next((f.difference.against for f in findings(run) if f.difference is not None), "")
+        for d in run.differences:
+            if d.task and (len(report.runs) > 1 or d.against != first or d.arm != main_arm(run)):
+                continue
+            tone = ACCENT if verdict(d) == "higher" else ""
+            name, bounds = d.task or cluster_words(d.cluster), Text(points_interval(d.low, d.high), "dim")
+            table.add_row(name, versus(d).lower(), Text(points(d.mean), tone), bounds, Text(reading(d), tone or "dim"))
+    return table
 
 
-def _legend(report: Report) -> Text:
-    compared = {(f.difference.arm, f.difference.against) for run in report.runs for f in findings(run) if f.difference}
-    said = "; ".join(
-        f"{style(arm).title.lower()} minus {style(against).title.lower()}" for arm, against in sorted(compared)
-    )
-    return Text(
-        "Percent, mean over templates, with 95 % intervals." + (f" Difference: {said}, in points." if said else ""),
-        "dim",
-    )
+def _legend() -> Text:
+    return Text("Percent; means over templates; intervals of 95 % from resampled items.", "dim")
