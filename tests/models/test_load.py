@@ -1,0 +1,86 @@
+"""A model by name, and back to a folder that plain transformers reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from openflan.encoding import PromptFormat
+from openflan.errors import ModelError
+from openflan.models.load import (
+    FORMAT_FILE,
+    folder_identity,
+    load_model,
+    load_tokenizer,
+    save_model,
+    write_prompt_format,
+)
+from tests.models.tiny import saved
+
+
+def test_what_is_saved_loads_in_plain_transformers_and_generates_the_same(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "first")
+    save_model(lm, tmp_path / "second", PromptFormat(separator=" => "))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "second")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "second")
+    ids = tokenizer("Hello", return_tensors="pt").input_ids
+    assert ids.tolist() == [lm.tokenizer("Hello").input_ids]
+    kwargs = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1}
+    assert torch.equal(plain.generate(ids, **kwargs), lm.model.generate(ids, **kwargs))
+    again = load_model(str(tmp_path / "second"))
+    assert again.prompt_format == PromptFormat(separator=" => ")
+    assert all(torch.equal(a, b) for a, b in zip(lm.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_identity_follows_content_and_not_the_prompt_format(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "model")
+    assert lm.identity == saved(tmp_path / "other").identity
+    write_prompt_format(tmp_path / "model", PromptFormat(separator="|"))
+    assert folder_identity(tmp_path / "model") == lm.identity
+    with torch.no_grad():
+        next(lm.model.parameters())[0, 0] += 1
+    save_model(lm, tmp_path / "model", None)
+    assert folder_identity(tmp_path / "model") != lm.identity
+
+
+def test_context_and_mode(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "model", "gpt2")
+    assert (lm.context, lm.model.training, lm.prefix_ids, lm.prompt_format) == (64, False, (), None)
+
+
+def test_a_mistyped_folder_names_its_neighbours(tmp_path: Path) -> None:
+    saved(tmp_path / "llama-tiny")
+    with pytest.raises(ModelError, match=r"no such folder.*llama-tiny"):
+        load_model(str(tmp_path / "lama-tiny"))
+
+
+def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_model(str(tmp_path))
+
+
+def test_an_unknown_world_model_names_the_known_ones() -> None:
+    with pytest.raises(ModelError, match="world:base"):
+        load_model("world:bose")
+
+
+def test_an_unreachable_hub_id_says_what_was_tried() -> None:
+    with pytest.raises(ModelError, match=r"no folder of that name here, and the hub did not give a model 'no/such'"):
+        load_model("no/such")
+
+
+def test_unknown_dtype_and_damaged_format_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="float32"):
+        load_model("world:base", dtype="float31")
+    saved(tmp_path / "model")
+    (tmp_path / "model" / FORMAT_FILE).write_text(json.dumps({"prompt_format": {"separater": ""}}))
+    with pytest.raises(ModelError, match="separater"):
+        load_model(str(tmp_path / "model"))
+
+
+def test_a_real_model_loads(stories: str) -> None:
+    lm = load_model(stories)
+    assert lm.context == 512
+    assert load_tokenizer(stories)("Tim").input_ids == lm.tokenizer("Tim").input_ids

@@ -1,0 +1,88 @@
+"""Soft prompts: one before each packed example, harmless to padding, bound to their base model."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from openflan.encoding import pack
+from openflan.errors import ModelError
+from openflan.models.load import load_model
+from openflan.models.packed_attention import collate, supports_packing, target_logits
+from openflan.models.soft_prompt import SoftPromptEmbedding, add_soft_prompt, prepend, save_soft_prompt
+from tests.models.tiny import FAMILIES, VOCABULARY, examples, saved
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_separate_equals_vectors_by_hand(tmp_path: Path, family: str) -> None:
+    base = saved(tmp_path / "model", family)
+    untouched = copy.deepcopy(base.model)
+    lm = add_soft_prompt(base, num_tokens=3, seed=5)
+    assert lm.prefix_ids == (VOCABULARY, VOCABULARY + 1, VOCABULARY + 2)
+    assert supports_packing(lm.model) is None
+    some = examples(6, longest=10)
+    batch = collate(pack(prepend(some, lm.prefix_ids), 24))
+    embedding = lm.model.get_input_embeddings()
+    assert isinstance(embedding, SoftPromptEmbedding)
+    with torch.no_grad():
+        embedding.vectors.mul_(2.0)
+        packed = target_logits(lm.model, batch)
+        torch.testing.assert_close(target_logits(lm.model, batch, packed=False), packed, rtol=1e-4, atol=1e-4)
+        first = batch.input_ids[0, : batch.segments.lengths[0]]
+        words = untouched.get_input_embeddings()(first[3:])
+        by_hand = untouched(inputs_embeds=torch.cat([embedding.vectors, words])[None]).logits[0]
+        inside = batch.target_positions[batch.target_positions < len(first)]
+        torch.testing.assert_close(packed[: len(inside)], by_hand[inside], rtol=1e-4, atol=1e-4)
+        assert packed.shape[1] == VOCABULARY
+
+
+def test_only_the_vectors_are_trainable_and_they_have_an_effect(tmp_path: Path) -> None:
+    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2)
+    assert [n for n, p in lm.model.named_parameters() if p.requires_grad] == ["model.embed_tokens.vectors"]
+    ids = torch.tensor([[*lm.prefix_ids, 5, 6]])
+    with torch.no_grad():
+        assert not torch.allclose(lm.model(ids).logits[0, -1], lm.model(ids[:, 2:]).logits[0, -1], atol=1e-3)
+
+
+def test_left_and_right_padding_change_nothing(tmp_path: Path) -> None:
+    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2)
+    ids, pad = [*lm.prefix_ids, 5, 6, 7], [1, 1, 1]
+    mask, none = [1] * len(ids), [0] * len(pad)
+    with torch.no_grad():
+        alone = lm.model(torch.tensor([ids])).logits[0, -1]
+        left = lm.model(
+            torch.tensor([pad + ids]),
+            attention_mask=torch.tensor([none + mask]),
+            position_ids=torch.tensor([[0, 0, 0, *range(len(ids))]]),
+        ).logits[0, -1]
+        right = lm.model(torch.tensor([ids + pad]), attention_mask=torch.tensor([mask + none])).logits[0, len(ids) - 1]
+    torch.testing.assert_close(left, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(right, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_saved_vectors_load_in_front_of_their_base_only(tmp_path: Path) -> None:
+    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2)
+    save_soft_prompt(lm, tmp_path / "soft")
+    again = load_model(str(tmp_path / "soft"))
+    ids = torch.tensor([[*lm.prefix_ids, 5, 6]])
+    with torch.no_grad():
+        assert torch.equal(again.model(ids).logits, lm.model(ids).logits)
+    assert again.prefix_ids == lm.prefix_ids
+    assert again.identity != lm.identity
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        other.model.norm.weight += 1
+    other.save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="belongs to"):
+        load_model(str(tmp_path / "soft"))
+
+
+def test_a_second_soft_prompt_and_saving_none_are_refused(tmp_path: Path) -> None:
+    plain = saved(tmp_path / "model")
+    with pytest.raises(ModelError, match="no soft prompt"):
+        save_soft_prompt(plain, tmp_path / "soft")
+    lm = add_soft_prompt(plain, num_tokens=2)
+    with pytest.raises(ModelError, match="already"):
+        add_soft_prompt(lm)

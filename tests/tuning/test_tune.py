@@ -1,0 +1,226 @@
+"""Tuning learns, leaves what it promises, and a killed run ends with the same bytes."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openflan.encoding import Encoded, Lengths, PromptFormat, encode
+from openflan.errors import ModelError, RunError
+from openflan.ledger import Ledger
+from openflan.models.load import load_model
+from openflan.rendering.example import Example
+from openflan.tuning import tune as tune_module
+from openflan.tuning.settings import TuningSettings
+from openflan.tuning.tune import StepReport, tune
+from tests.models.tiny import EOS, examples, saved
+from tests.tuning import killable
+
+QUICK = TuningSettings(steps=8, tokens_per_step=60, row_length=30, lr=1e-3, optimizer="adamw", checkpoint_every=3)
+
+
+def blocks(block: int) -> list[Encoded]:
+    return examples(20, seed=block, task=f"block{block}")
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def steps(folder: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "timing"} for line in lines]
+
+
+class CrashError(Exception):
+    """Stands for a crash."""
+
+
+def stop_at(step: int) -> Callable[[StepReport], None]:
+    def report(done: StepReport) -> None:
+        if done.step == step:
+            raise CrashError
+
+    return report
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("method", ["full", "lora", "soft_prompt"])
+def test_a_stopped_run_continues_to_the_same_bytes(tmp_path: Path, method: str, optimizer: str) -> None:
+    settings = QUICK.model_copy(update={"method": method, "optimizer": optimizer, "log_every": 1})
+    lm = saved(tmp_path / "base", "llama")
+    straight = tune(lm, blocks, settings, tmp_path / "straight")
+    with pytest.raises(CrashError):
+        tune(lm, blocks, settings, tmp_path / "stopped", report=stop_at(5))
+    assert len(steps(tmp_path / "stopped")) == 5
+    resumed = tune(lm, blocks, settings, tmp_path / "stopped")
+    assert steps(tmp_path / "stopped") == steps(tmp_path / "straight")
+    pairs = zip(straight.model.named_parameters(), resumed.model.named_parameters(), strict=True)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in pairs)
+    assert not (tmp_path / "stopped" / "checkpoints").exists()
+
+
+def test_tuning_learns_and_leaves_the_given_model_as_it_was(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base")
+    before = [p.clone() for p in lm.model.parameters()]
+    answer = Encoded("t", "0", "x", (5, 6, 7), (8, 9, EOS))
+    settings = QUICK.model_copy(update={"steps": 80, "lr": 3e-3})
+    tuned = tune(
+        lm, lambda block: [answer] * 5, settings, tmp_path / "run", prompt_format=PromptFormat(separator=" = ")
+    )
+    logged = steps(tmp_path / "run")
+    assert logged[-1]["loss"] < 0.1 < logged[0]["loss"]
+    assert all(torch.equal(a, b) for a, b in zip(before, lm.model.parameters(), strict=True))
+    generated = tuned.model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=5, do_sample=False, pad_token_id=EOS)
+    assert generated[0, 3:].tolist() == [8, 9, EOS]
+    assert tuned.prompt_format == PromptFormat(separator=" = ")
+    assert not tuned.model.training
+
+
+def test_equal_runs_are_equal_bytes_and_a_finished_one_is_not_repeated(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base")
+    for name in ("one", "two"):
+        tune(lm, blocks, QUICK, tmp_path / name)
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    assert steps(tmp_path / "one") == steps(tmp_path / "two")
+
+    def never(block: int) -> list[Encoded]:
+        raise AssertionError
+
+    again = tune(lm, never, QUICK, tmp_path / "one")
+    assert again.identity == load_model(str(tmp_path / "two" / "model")).identity
+
+
+def test_what_a_step_reports(tmp_path: Path) -> None:
+    seen: list[StepReport] = []
+    tune(saved(tmp_path / "base"), blocks, QUICK, tmp_path / "run", report=seen.append)
+    assert [done.step for done in seen] == [8]  # log_every is 10: only the last
+    first = steps(tmp_path / "run")[0]
+    assert 1 <= first["target_tokens"] < first["tokens"] <= 60
+    assert 0.8 < first["fill"] <= 1
+    assert first["lr"] == QUICK.lr
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_key(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base")
+    tune(lm, blocks, QUICK, tmp_path / "run")
+    with pytest.raises(RunError, match=r"lr = 0\.001, now 0\.002"):
+        tune(lm, blocks, QUICK.model_copy(update={"lr": 2e-3}), tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base")
+    settings = QUICK.model_copy(update={"log_every": 1})
+    straight = tune(lm, blocks, settings, tmp_path / "straight")
+    with pytest.raises(CrashError):
+        tune(lm, blocks, settings, tmp_path / "run", report=stop_at(7))
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["step-000003", "step-000006"]
+    last = tmp_path / "run" / "checkpoints" / "step-000006" / "weights.safetensors"
+    last.write_bytes(last.read_bytes()[:-1] + b"x")
+    tune(lm, blocks, settings, tmp_path / "run")
+    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+    assert straight.identity
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_its_rows(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base")
+    with torch.no_grad():
+        lm.model.model.norm.weight[0] = float("nan")
+    with pytest.raises(ModelError, match="step 1: loss nan"):
+        tune(lm, blocks, QUICK, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "not_finite.json").read_text())
+    assert found["step"] == 1
+    assert found["row_ids"][0].startswith("block0 train/")
+
+
+def test_an_architecture_that_cannot_pack_is_tuned_one_by_one_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lm = saved(tmp_path / "base")
+    tune(lm, blocks, QUICK, tmp_path / "packed")
+    monkeypatch.setattr(tune_module, "supports_packing", lambda model, longest: "no reason")
+    tune(lm, blocks, QUICK, tmp_path / "unpacked")
+    assert "no reason; every example takes a forward pass of its own" in caplog.text
+    ours, theirs = ([s["loss"] for s in steps(tmp_path / name)] for name in ("packed", "unpacked"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
+def test_lora_leaves_a_merged_model_and_the_adapter(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"method": "lora"})
+    tuned = tune(saved(tmp_path / "base"), blocks, settings, tmp_path / "run")
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
+    assert not any("lora" in name for name, _ in tuned.model.named_parameters())
+
+
+def test_a_soft_prompt_comes_back_with_its_prefix(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"method": "soft_prompt", "soft_prompt_tokens": 4})
+    tuned = tune(saved(tmp_path / "base"), blocks, settings, tmp_path / "run")
+    assert len(tuned.prefix_ids) == 4
+    assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def start(model: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "tests.tuning.killable", str(model), str(folder)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for_steps(run: "subprocess.Popen[bytes]", folder: Path, count: int) -> None:
+    while run.poll() is None:
+        log = folder / "steps.jsonl"
+        if log.exists() and len(log.read_bytes().splitlines()) >= count:
+            return
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_bytes_of_a_straight_run(tmp_path: Path) -> None:
+    saved(tmp_path / "base")
+    assert start(tmp_path / "base", tmp_path / "straight").wait() == 0
+    folder = tmp_path / "killed"
+    for count in (4, 33, 71):
+        run = start(tmp_path / "base", folder)
+        wait_for_steps(run, folder, count)
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    assert start(tmp_path / "base", folder).wait() == 0
+    assert weights(folder) == weights(tmp_path / "straight")
+    assert steps(folder) == steps(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_asked_to_end_it_saves_and_leaves(tmp_path: Path) -> None:
+    saved(tmp_path / "base")
+    run = start(tmp_path / "base", tmp_path / "run")
+    wait_for_steps(run, tmp_path / "run", 13)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait() == 128 + signal.SIGTERM
+    (checkpoint, *_) = sorted((tmp_path / "run" / "checkpoints").glob("step-*"), reverse=True)
+    assert int(checkpoint.name.removeprefix("step-")) == len(steps(tmp_path / "run")) < killable.SETTINGS.steps
+
+
+@pytest.mark.slow
+def test_a_real_model_gets_better_at_what_it_is_tuned_on(stories: str, tmp_path: Path) -> None:
+    lm = load_model(stories)
+    asked = [
+        Example(task="colour", row_id=str(i), template="t", inputs=f"The ball is {c}. What colour is it?", targets=c)
+        for i, c in zip(range(40), itertools.cycle(("red", "blue", "green")), strict=False)
+    ]
+    form = PromptFormat()
+    encoded = encode(asked, lm.tokenizer, form, Lengths(), Ledger(), context=lm.context)
+    settings = TuningSettings(steps=30, tokens_per_step=512, lr=2e-3, optimizer="adamw", schedule="linear")
+    tuned = tune(lm, lambda block: encoded, settings, tmp_path / "run", prompt_format=form)
+    logged = steps(tmp_path / "run")
+    assert logged[-1]["loss"] < 0.3 * logged[0]["loss"]
+    assert tuned.prompt_format == form
