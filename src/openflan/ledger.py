@@ -49,9 +49,7 @@ class Ledger:
         """Raise SourceError if any task lost more than `most_dropped` (a share, 0..1) of its rows in `stage`."""
         problems: list[Problem] = []
         for task in sorted({task for name, task, _ in self.dropped if name == stage}):
-            reasons = {
-                reason: count for (name, t, reason), count in self.dropped.items() if (name, t) == (stage, task)
-            }
+            reasons = {reason: count for (name, t, reason), count in self.dropped.items() if (name, t) == (stage, task)}
             lost, total = sum(reasons.values()), sum(reasons.values()) + self.kept[stage, task]
             if lost > most_dropped * total:
                 said = "; ".join(

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from openflan.cli.app import app, main
 from tests.catalog.toys import task_toml, write_catalog
 
-VERBS = ("demo", "run", "tune", "evaluate", "score", "render", "mix", "report", "catalog")
+VERBS = ("demo", "run", "tune", "evaluate", "score", "render", "mix", "report", "web", "catalog")
 
 
 def invoke(*arguments: str) -> Any:
@@ -70,7 +70,7 @@ def test_render_shows_what_a_model_reads() -> None:
             "did you mean nli?",
         ),
         (("run", "--hold-out", "nli"), "--model"),
-        (("run", "no-such-recipe"), "did you mean" if False else "recipe"),
+        (("run", "no-such-recipe"), "no recipe file or shipped recipe 'no-such-recipe'"),
         (("render", "rte", "--template", "folows", "--data-root", "nowhere"), "no such"),
         (("report", "nowhere"), "nowhere"),
     ],

@@ -37,6 +37,7 @@ SAMPLE_SCHEMA: dict[str, pl.DataType] = {
     "value": pl.Float64(),
     "reason": pl.String(),
     "prompt_sha": pl.String(),
+    "prompt": pl.String(),
 }
 """Columns of samples.parquet, in order; `SampleScore` says what each holds."""
 IDENTITY = ("arm", "task", "split", "row_id", "template", "shots")
@@ -74,6 +75,8 @@ class SampleScore:
     """Why it is unscored, or how a generation ended."""
     prompt_sha: str
     """SHA-256 of the exact text the model read."""
+    prompt: str | None = None
+    """That text, kept for a few rows for people to read."""
 
     @staticmethod
     def ranking(

@@ -1,13 +1,12 @@
 """One arm's answers: every evaluated example encoded, ranked or generated, and scored."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from openflan import artifacts
 from openflan.catalog.task import EvaluatedSplit, Task
 from openflan.encoding.encode import encode_options, encode_prompts
 from openflan.encoding.prompt_format import Lengths, PromptFormat
@@ -18,6 +17,8 @@ from openflan.studies.recipe import EvaluationSettings
 
 if TYPE_CHECKING:
     from openflan.models.load import LanguageModel
+    from openflan.scoring.generate import Generation
+    from openflan.scoring.rank import OptionScores
 
 PROMPTS_KEPT = 4
 """Test rows of each task whose full prompts are kept for people to read."""
@@ -61,34 +62,38 @@ def answer(
         report=lambda done: report(len(options) + done, total),
     )
     by_id = {f"{e.task} {e.row_id} {e.template}": (part, e) for part, e in examples}
+    shown = _shown(examples)
     samples: list[SampleScore] = []
-    for kind, found in (("ranking", ranked), ("generation", written)):
-        for one in found:
-            part, example = by_id[one.id]
-            task = tasks[example.task]
-            build = SampleScore.ranking if kind == "ranking" else SampleScore.generation
-            samples.append(
-                build(
-                    example,
-                    one,  # pyright: ignore[reportArgumentType] -- each kind of answer meets its own builder
-                    arm=arm,
-                    cluster=task.clusters[0],
-                    split=part,
-                    metric_name=task.metrics[0],
-                    prompt=prompt_format.of(example),
-                )
-            )
-    artifacts.write_text(folder.parent / "prompts.jsonl", "".join(_kept_prompts(examples, prompt_format)))
-    return sample_frame(samples)
+
+    def about(one: OptionScores | Generation) -> tuple[Example, dict[str, Any]]:
+        part, example = by_id[one.id]
+        task = tasks[example.task]
+        prompt = prompt_format.of(example)
+        return example, {
+            "arm": arm, "cluster": task.clusters[0], "split": part, "metric_name": task.metrics[0], "prompt": prompt,
+        }  # fmt: skip
+
+    for scores in ranked:
+        example, facts = about(scores)
+        samples.append(SampleScore.ranking(example, scores, **facts))
+    for generation in written:
+        example, facts = about(generation)
+        samples.append(SampleScore.generation(example, generation, **facts))
+    return sample_frame(
+        dataclasses.replace(
+            sample, prompt=prompt_format.of(by_id[f"{sample.task} {sample.row_id} {sample.template}"][1])
+        )
+        if (sample.task, sample.row_id) in shown
+        else sample
+        for sample in samples
+    )
 
 
-def _kept_prompts(examples: Sequence[tuple[EvaluatedSplit, Example]], prompt_format: PromptFormat) -> Iterable[str]:
+def _shown(examples: Sequence[tuple[EvaluatedSplit, Example]]) -> set[tuple[str, str]]:
+    """(task, row id) of the first few test rows of each task."""
     rows: dict[str, list[str]] = {}
     for part, example in examples:
         kept = rows.setdefault(example.task, [])
         if part == "test" and example.row_id not in kept and len(kept) < PROMPTS_KEPT:
             kept.append(example.row_id)
-        if part == "test" and example.row_id in kept:
-            record = {"task": example.task, "row_id": example.row_id, "template": example.template,
-                      "prompt": prompt_format.of(example)}  # fmt: skip
-            yield json.dumps(record, ensure_ascii=False) + "\n"
+    return {(task, row_id) for task, kept in rows.items() for row_id in kept}
