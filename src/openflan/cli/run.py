@@ -73,7 +73,7 @@ def show_plan(recipe: Any, *, json_: bool) -> None:
     from openflan.catalog.holdout import hold_out
     from openflan.catalog.load import load_catalog
 
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, rule=recipe.hold_out_rule).to_json()
+    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options).to_json()
     if json_:
         emit_json({"recipe": recipe.model_dump(mode="json"), "fingerprint": recipe.fingerprint, "split": split})
         return

@@ -26,7 +26,7 @@ def export_mixture(
     """
     if format_name not in FORMATS:
         raise ConfigError(Problem("--format", f"no format {format_name!r}", nearest(format_name, FORMATS)))
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, rule=recipe.hold_out_rule)
+    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
     rows = read_split(split, recipe)
     mixture = Mixture(rows.train, recipe.mixture, recipe.seed)
     blocks = math.ceil(num_examples / recipe.mixture.block_size) + 1

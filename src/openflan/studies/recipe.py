@@ -66,6 +66,11 @@ class Recipe(BaseModel):
     tuning: TuningSettings = TuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @property
+    def hold_out_options(self) -> dict[str, Any]:
+        """The keyword arguments of `hold_out` that this recipe sets."""
+        return {"train_clusters": self.train_clusters, "rule": self.hold_out_rule}
+
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""
         return self.model_dump(mode="json", exclude={"data_root"}) | {"tuning": self.tuning.content()}

@@ -46,7 +46,7 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
     Raises RunError if `out` belongs to another recipe, LeakageError if a held-out task would be trained on.
     """
     open_run(recipe, out)
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, rule=recipe.hold_out_rule)
+    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
     rows = read_split(split, recipe)
     lock(recipe, split, rows, out)
     samples = pl.concat([run_arm(arm, recipe, rows, out, progress) for arm in recipe.arms])
@@ -229,7 +229,7 @@ _read: dict[str, SplitRows] = {}
 def _rows_of(recipe: Recipe) -> SplitRows:
     key = recipe.to_toml()
     if key not in _read:
-        split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, rule=recipe.hold_out_rule)
+        split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
         _read.clear()
         _read[key] = read_split(split, recipe)
     return _read[key]
@@ -238,7 +238,7 @@ def _rows_of(recipe: Recipe) -> SplitRows:
 def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progress = silent) -> Path:
     """Only the tuning of one arm; gives the folder of the tuned model."""
     open_run(recipe, out)
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, rule=recipe.hold_out_rule)
+    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
     rows = read_split(split, recipe)
     lock(recipe, split, rows, out)
     _set_threads(recipe)
