@@ -79,6 +79,10 @@ class Settings:
     focus_tokens: int = 400_000
     focus_extension: int = 300_000
     focus_extensions: int = 3
+    refresh_from: int = 9_000_000
+    """Start of a second stage of one-question documents, for what the first did not form or did not keep."""
+    refresh_tokens: int = 600_000
+    refresh_extensions: int = 4
     wide_from: int = 5_000_000
     """Tokens after which a batch holds 2048 tokens rather than 1024."""
 
@@ -87,7 +91,8 @@ class Settings:
         if self.tokens >= 2 * self.focus_from:
             return self
         share = self.tokens / (2 * self.focus_from)
-        names = ("first_tokens", "early_tokens", "focus_from", "focus_tokens", "focus_extension", "wide_from")
+        names = ("first_tokens", "early_tokens", "focus_from", "focus_tokens", "focus_extension", "wide_from",
+                 "refresh_from", "refresh_tokens")  # fmt: skip
         return dataclasses.replace(self, **{name: int(getattr(self, name) * share) for name in names})
 
     def continues(self, earlier: "Settings", tokens: int) -> bool:
@@ -280,6 +285,8 @@ class _Progress:
     seconds: float = 0.0
     focus_until: int = 0
     extensions: int = 0
+    refresh_until: int = 0
+    refresh_extensions: int = 0
     restarts: int = 0
 
 
@@ -292,6 +299,10 @@ def _phase(settings: Settings, progress: _Progress) -> tuple[Stage, int, float]:
         return "early", 1024, 2.0
     if settings.focus_from <= done < progress.focus_until:
         return "focus", 1024, 4.0
+    if settings.refresh_from <= done < progress.refresh_until:
+        return "refresh", 1024, 4.0
+    if done >= settings.refresh_from:
+        return "late", 2048, 2.0
     return ("full", 1024, 3.0) if done < settings.wide_from else ("full", 2048, 2.0)
 
 
@@ -307,7 +318,7 @@ def pretrain(
     out: Path,
     *,
     probes: Sequence[Probe] = PROBES,
-    report_every: int = 1_000_000,
+    report_every: int = 500_000,
     save_every: int = 1_000_000,
     tokenizer: "PreTrainedTokenizerFast | None" = None,
 ) -> FastLlama:
@@ -330,6 +341,7 @@ def pretrain(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         progress.restarts += 1
+    progress.refresh_until = progress.refresh_until or settings.refresh_from + settings.refresh_tokens
     reported = saved = progress.tokens
     loss_sum, loss_count = 0.0, 0
     clock, since = time.monotonic(), time.monotonic()
@@ -354,7 +366,7 @@ def pretrain(
         progress.tokens += batch.tokens
         progress.steps += 1
         loss_sum, loss_count = loss_sum + loss.item(), loss_count + 1
-        focus_ends = stage == "focus" and progress.tokens >= progress.focus_until
+        focus_ends = stage in ("focus", "refresh") and _phase(settings, progress)[0] != stage
         if progress.tokens - reported >= report_every or focus_ends or progress.tokens >= settings.tokens:
             before = time.monotonic()
             scores = accuracies(probes, lambda ids: _logits(model, ids), tokenizer)
@@ -372,9 +384,8 @@ def pretrain(
                     "probes": scores,
                 },
             )
-            if focus_ends and _verification(scores) < 0.8 and progress.extensions < settings.focus_extensions:
-                progress.focus_until += settings.focus_extension
-                progress.extensions += 1
+            if focus_ends and _verification(scores) < 0.8:
+                _extend(settings, progress)
             reported, loss_sum, loss_count, since = progress.tokens, 0.0, 0, time.monotonic()
         if progress.tokens - saved >= save_every or progress.tokens >= settings.tokens:
             progress.seconds += time.monotonic() - clock
@@ -387,7 +398,19 @@ def pretrain(
 
 
 def _verification(scores: dict[str, float]) -> float:
-    return scores.get("yes_no", 1.0)
+    """How well the model can tell true from false: the weakest of the probes that need only that."""
+    return min((scores[name] for name in ("yes_no", "yes_no_unseen", "entailed") if name in scores), default=1.0)
+
+
+def _extend(settings: Settings, progress: _Progress) -> None:
+    """Prolongs the stage of one-question documents that has just ended, if it may be."""
+    if progress.tokens < settings.refresh_from:
+        if progress.extensions < settings.focus_extensions:
+            progress.focus_until += settings.focus_extension
+            progress.extensions += 1
+    elif progress.refresh_extensions < settings.refresh_extensions:
+        progress.refresh_until += settings.focus_extension
+        progress.refresh_extensions += 1
 
 
 def _loss(model: FastLlama, batch: Batch) -> Tensor:

@@ -25,9 +25,10 @@ from openflan.world.language import Fact, Realm, fill, other_than, sentence
 
 __all__ = ["DOCUMENT_SEPARATOR", "STAGES", "Document", "Stage", "document", "documents"]
 
-Stage = Literal["first", "early", "full", "focus"]
-STAGES: tuple[Stage, ...] = ("first", "early", "full", "focus")
-"""first and early: simple text; full: everything; focus: one fact and one yes-or-no question per document."""
+Stage = Literal["first", "early", "full", "focus", "refresh", "late"]
+STAGES: tuple[Stage, ...] = ("first", "early", "full", "focus", "refresh", "late")
+"""first and early: simple text; full: everything; focus and refresh: one fact and one question or claim per document;
+late: everything, with more of these."""
 
 DOCUMENT_SEPARATOR = "<eos>"
 """Between documents, and between the parts of some: the text of the end-of-text token."""
@@ -1345,4 +1346,6 @@ _MIXTURES = {
     "early": _mixture((_reader_text, 10), (_one_of_two_text, 2), *_SIMPLE),
     "full": _mixture(*_FULL),
     "focus": _mixture((_one_question_text, 3.0), (_one_claim_text, 2.3), (_one_of_two_text, 2.0)),
+    "refresh": _mixture((_one_question_text, 2.5), (_one_claim_text, 4.0)),
+    "late": _mixture(*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
 }
