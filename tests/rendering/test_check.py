@@ -61,6 +61,8 @@ def test_the_flan_catalog_is_clean_on_real_rows(real_rows: Path) -> None:
     problems: list[str] = []
     for task in load_catalog("flan").tasks.values():
         problems += map(str, check_task(task, task.name))
+        if not (real_rows / task.name).is_dir():
+            continue
         settings = SourceSettings(data_root=real_rows)
         rows = [row for split in SPLITS for row in read_rows(task, split, settings, Ledger(), limit=30)]
         problems += map(str, check_rows(task, rows, task.name))

@@ -4,13 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from openflan.interop.export import FORMATS, export
-
 from openflan import artifacts
 from openflan.catalog.holdout import hold_out
 from openflan.catalog.load import load_catalog
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, nearest
+from openflan.interop.export import FORMATS, export
 from openflan.mixture.mixture import Mixture
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import Recipe

@@ -1,8 +1,8 @@
 """The mixture: a pure function from block number to (task, row, template).
 
 Block b holds, for task t with rate r_t, the ordinals from floor(r_t*B*b + u_t) up to floor(r_t*B*(b+1) + u_t). An
-ordinal names a row through a permutation per epoch, and a template by rotation. So every window keeps the proportions, no row
-repeats before its task is used up, adding a task reshuffles no other, and resuming is arithmetic.
+ordinal names a row through a permutation per epoch, and a template by rotation. So every window keeps the proportions,
+no row repeats before its task is used up, adding a task reshuffles no other, and resuming is arithmetic.
 
 Takes the tuning tasks with their rows, gives `Example`s block by block. Read next: `encoding/encode.py`.
 """

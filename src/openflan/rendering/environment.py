@@ -55,3 +55,9 @@ def compile_expression(expression: str, where: str) -> Callable[..., Any]:
 def variables(text: str) -> frozenset[str]:
     """Names a template takes from outside."""
     return frozenset(meta.find_undeclared_variables(environment().parse(text)))
+
+
+@cache
+def expression_names(expression: str) -> frozenset[str]:
+    """Columns an expression reads."""
+    return variables("{{ " + expression + " }}")

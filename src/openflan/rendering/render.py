@@ -13,7 +13,14 @@ from jinja2 import TemplateError
 from openflan.catalog.task import Task, Template
 from openflan.errors import CatalogError, Problem, nearest
 from openflan.ledger import Ledger
-from openflan.rendering.environment import TRIM_END, TRIM_START, compile_expression, compile_text, variables
+from openflan.rendering.environment import (
+    TRIM_END,
+    TRIM_START,
+    compile_expression,
+    compile_text,
+    expression_names,
+    variables,
+)
 from openflan.rendering.example import Example
 from openflan.sources.read import Row
 
@@ -130,7 +137,8 @@ def _evaluate(expression: str, scope: dict[str, Any], where: str, what: str, fie
         value = compile_expression(expression, where)(scope)
     except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise RowError(f"{what}: {error}; the row has {', '.join(sorted(fields))}") from error
-    if value is None:
+    # A filter turns null into the text "None", which would be read as a word.
+    if value is None or ("None" in str(value) and any(scope.get(n, "") is None for n in expression_names(expression))):
         raise RowError(f"{what} is null")
     return value
 
