@@ -65,7 +65,7 @@ def answer(
     shown = _shown(examples)
     samples: list[SampleScore] = []
 
-    def about(one: OptionScores | Generation) -> tuple[Example, dict[str, Any]]:
+    def about(one: "OptionScores | Generation") -> tuple[Example, dict[str, Any]]:
         part, example = by_id[one.id]
         task = tasks[example.task]
         prompt = prompt_format.of(example)
