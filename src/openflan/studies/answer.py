@@ -45,7 +45,7 @@ def answer(
 
     to_rank = [pair for pair in examples if pair[1].options]
     to_write = [pair for pair in examples if not pair[1].options]
-    limits = {"context": lm.context}
+    limits = {"context": lm.context - len(lm.prefix_ids)}
     options = encode_options([e for _, e in to_rank], lm.tokenizer, prompt_format, lengths, ledger, **limits)
     room = lengths.model_copy(update={"targets": min(lengths.targets, settings.max_new_tokens)})
     prompts = encode_prompts([e for _, e in to_write], lm.tokenizer, prompt_format, room, ledger, **limits)
