@@ -1,10 +1,20 @@
 """Rows from the Hugging Face hub, through the `datasets` library (no loading scripts: it runs none)."""
 
+import logging
+import os
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 from openflan.errors import Problem, SourceError
+
+CONNECT_SECONDS = 5
+
+log = logging.getLogger(__name__)
 
 
 @cache
@@ -16,6 +26,8 @@ def load_hub_split(hub: str, config: str | None, revision: str, split: str, task
     import datasets
 
     datasets.disable_progress_bars()
+    if not Path(hub).is_dir():
+        _go_offline_if_unreachable()
     where = f"{task}: hub dataset {hub}" + (f" ({config})" if config else "")
     try:
         rows = datasets.load_dataset(hub, config, split=split, revision=revision)
@@ -24,3 +36,21 @@ def load_hub_split(hub: str, config: str | None, revision: str, split: str, task
         hint = f"put train/validation/test files under DATA_ROOT/{task}/ and pass --data-root DATA_ROOT"
         raise SourceError(Problem(where, f"split {split!r} cannot be loaded: {reason}", hint)) from error
     return cast("Sequence[Mapping[str, Any]]", rows)
+
+
+@cache
+def _go_offline_if_unreachable() -> None:
+    """Without a network, read the libraries' caches at once; they would try each dataset for half a minute."""
+    import datasets
+    import huggingface_hub.constants as hub_constants
+
+    if hub_constants.HF_HUB_OFFLINE or urllib.request.getproxies():
+        return
+    endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    address = (endpoint.hostname or "", endpoint.port or (80 if endpoint.scheme == "http" else 443))
+    try:
+        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+    except OSError:
+        log.warning("the hub at %s cannot be reached: only local and cached datasets are read", endpoint.netloc)
+        hub_constants.HF_HUB_OFFLINE = True
+        datasets.config.HF_HUB_OFFLINE = True
