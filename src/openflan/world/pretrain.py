@@ -392,8 +392,7 @@ def pretrain(
             clock = time.monotonic()
             _save(checkpoint, settings, progress, model, optimizer)
             saved = progress.tokens
-    final = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["probes"] if probes else {}
-    export(model, tokenizer, out / "model", _card(settings, progress, final))
+    export(model, tokenizer, out / "model", _card(settings, progress), probes)
     return model
 
 
@@ -461,7 +460,7 @@ def _shared_tokenizer(out: Path) -> "PreTrainedTokenizerFast":
 # --------------------------------------------------------------------------------------------------------------- export
 
 
-def _card(settings: Settings, progress: _Progress, probes: dict[str, float]) -> dict[str, Any]:
+def _card(settings: Settings, progress: _Progress) -> dict[str, Any]:
     """What `training.json` says about a checkpoint."""
     return {
         "version": VERSION,
@@ -472,12 +471,19 @@ def _card(settings: Settings, progress: _Progress, probes: dict[str, float]) -> 
         "steps": progress.steps,
         "seconds": round(progress.seconds),
         "restarts": progress.restarts,
-        "probes": probes,
     }
 
 
-def export(model: FastLlama, tokenizer: "PreTrainedTokenizerFast", folder: Path, card: dict[str, Any]) -> None:
+def export(
+    model: FastLlama,
+    tokenizer: "PreTrainedTokenizerFast",
+    folder: Path,
+    card: dict[str, Any],
+    probes: Sequence[Probe] = PROBES,
+) -> None:
     """Writes a `LlamaForCausalLM` folder in bf16 with its tokenizer and `training.json`.
+
+    The card's probes are measured on what was written, in float32, as users load it.
 
     Raises AssertionError if the exported model does not give the logits of `model`.
     """
@@ -488,7 +494,18 @@ def export(model: FastLlama, tokenizer: "PreTrainedTokenizerFast", folder: Path,
     assert (ours - theirs).abs().max() < 0.15, "the exported model gives other logits"
     llama.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
     tokenizer.save_pretrained(folder)
+    card = card | {"probes": exported_accuracies(folder, probes)}
     (folder / "training.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def exported_accuracies(folder: Path, probes: Sequence[Probe] = PROBES) -> dict[str, float]:
+    """Probe accuracies of an exported model in float32."""
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return accuracies(probes, lambda ids: model(ids).logits, tokenizer)
 
 
 def to_llama(model: FastLlama, tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
@@ -544,8 +561,7 @@ def export_checkpoint(run: Path, folder: Path) -> None:
     tokenizer = _shared_tokenizer(run)
     model = FastLlama(len(tokenizer), SIZES[settings.size], 0)
     model.load_state_dict(state["model"])
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    export(model, tokenizer, folder, _card(settings, progress, lines[-1]["probes"] if lines else {}))
+    export(model, tokenizer, folder, _card(settings, progress))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
