@@ -13,6 +13,8 @@ from typing import Any
 from openflan.studies.progress import Progress, ProgressEvent, silent
 
 _POLL_SECONDS = 0.2
+_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
+"""For the C library of the workers: a step's large temporaries stay with the process instead of being paged in anew."""
 _send: Progress = silent
 
 
@@ -27,6 +29,7 @@ class Job:
 
 def in_processes(jobs: Sequence[Job], *, workers: int, progress: Progress) -> None:
     """Run all jobs, at most `workers` at once; the first error ends the others that have not begun and is raised."""
+    os.environ.update({name: value for name, value in _KEEP_MEMORY.items() if name not in os.environ})
     context = get_context("spawn")  # a forked child of a process that has used torch's threads can hang
     events: Any = context.Queue()
     stop = threading.Event()
