@@ -86,7 +86,7 @@ def clusters(catalog: options.Catalogs = None, json_: options.Json = False) -> N
     Example: openflan catalog clusters --json
     """
     found = _load(catalog)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": c.name,
             "title": c.title,

@@ -21,13 +21,13 @@ def tune(
 
     Example: openflan tune demo --model world:small --out runs/tuned
     """
-    from openflan.studies.recipe import TUNED_WITH, resolve
+    from openflan.studies.recipe import TUNED_WITH, Arm, resolve
     from openflan.studies.run import tune_only
 
     resolved = resolve(
         recipe, {"tuning": {"steps": steps}}, model=model, data_root=None if data_root is None else str(data_root)
     )
-    arm = next((arm for arm in TUNED_WITH if arm in resolved.arms), "tuned")
+    arm: Arm = next((name for name in TUNED_WITH if name in resolved.arms), "tuned")
     folder = out_ or Path("runs") / f"tune-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
         model_folder = tune_only(resolved, folder, arm=arm, progress=progress)

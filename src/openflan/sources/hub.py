@@ -41,8 +41,8 @@ def load_hub_split(hub: str, config: str | None, revision: str, split: str, task
 @cache
 def _go_offline_if_unreachable() -> None:
     """Without a network, read the libraries' caches at once; they would try each dataset for half a minute."""
-    import datasets
     import huggingface_hub.constants as hub_constants
+    from datasets import config as datasets_config
 
     if hub_constants.HF_HUB_OFFLINE or urllib.request.getproxies():
         return
@@ -53,4 +53,4 @@ def _go_offline_if_unreachable() -> None:
     except OSError:
         log.warning("the hub at %s cannot be reached: only local and cached datasets are read", endpoint.netloc)
         hub_constants.HF_HUB_OFFLINE = True
-        datasets.config.HF_HUB_OFFLINE = True
+        datasets_config.HF_HUB_OFFLINE = True

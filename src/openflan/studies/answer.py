@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -16,6 +16,7 @@ from openflan.rendering.example import Example
 from openflan.studies.recipe import EvaluationSettings
 
 if TYPE_CHECKING:
+    from openflan.encoding.boundary import Tokenizer
     from openflan.models.load import LanguageModel
     from openflan.scoring.generate import Generation
     from openflan.scoring.rank import OptionScores
@@ -45,10 +46,11 @@ def answer(
 
     to_rank = [pair for pair in examples if pair[1].options]
     to_write = [pair for pair in examples if not pair[1].options]
+    tokenizer = cast("Tokenizer", lm.tokenizer)
     limits = {"context": lm.context - len(lm.prefix_ids)}
-    options = encode_options([e for _, e in to_rank], lm.tokenizer, prompt_format, lengths, ledger, **limits)
+    options = encode_options([e for _, e in to_rank], tokenizer, prompt_format, lengths, ledger, **limits)
     room = lengths.model_copy(update={"targets": min(lengths.targets, settings.max_new_tokens)})
-    prompts = encode_prompts([e for _, e in to_write], lm.tokenizer, prompt_format, room, ledger, **limits)
+    prompts = encode_prompts([e for _, e in to_write], tokenizer, prompt_format, room, ledger, **limits)
     total = len(options) + len(prompts)
     ranked = rank.score(
         lm, rank.requests_of(options), store=folder / "rank", report=lambda cost: report(cost.requests, total)

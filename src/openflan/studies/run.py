@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -29,6 +29,7 @@ from openflan.studies.recipe import TUNED_WITH, Arm, Recipe, differing_keys, loa
 from openflan.studies.rows import EVALUATED, SplitRows, read_split
 
 if TYPE_CHECKING:
+    from openflan.encoding.boundary import Tokenizer
     from openflan.models.load import LanguageModel
     from openflan.tuning.tune import StepReport
 
@@ -138,7 +139,14 @@ def arm_model(
 
     def block(number: int) -> Sequence[Encoded]:
         counted = Ledger()
-        encoded = encode(mixture.examples(number), lm.tokenizer, prompt, recipe.lengths, counted, context=lm.context)
+        encoded = encode(
+            mixture.examples(number),
+            cast("Tokenizer", lm.tokenizer),
+            prompt,
+            recipe.lengths,
+            counted,
+            context=lm.context,
+        )
         artifacts.write_json(counts / f"block-{number:06d}.json", counted.to_json())
         return encoded
 
