@@ -41,7 +41,7 @@ class TuningSettings(BaseModel):
     method: Literal["full", "lora", "soft_prompt"] = "full"
     lora: LoraSettings = LoraSettings()
     soft_prompt_tokens: int = Field(default=10, ge=1)
-    checkpoint_every: int = Field(default=500, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
     """Steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)
