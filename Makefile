@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format golden clean
 
 demo: .venv/ready
 	$(BIN)/openflan demo --out runs/demo
@@ -21,6 +21,9 @@ check: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+golden: .venv/ready
+	OPENFLAN_REWRITE_GOLDEN=1 $(BIN)/pytest -q -p no:randomly tests/catalog/test_golden.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

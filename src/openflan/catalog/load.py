@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from openflan.catalog.task import Answer, Source, Task, Template
+from openflan.catalog.task import Answer, Paper, Source, Task, Template
 from openflan.errors import CatalogError, OpenflanError, Problem, nearest
 
 PACKAGE = Path(__file__).parents[1]
@@ -40,6 +40,8 @@ class Catalog:
 
     tasks: Mapping[str, Task]
     clusters: Mapping[str, Cluster]
+    files: Mapping[str, Path]
+    """Where each task is written."""
 
     def task(self, name: str) -> Task:
         """The task of that name; raises CatalogError naming the nearest ones."""
@@ -84,7 +86,8 @@ def load_catalog(*folders: str | Path) -> Catalog:
                     problems.append(Problem(f"{file}: clusters", f"no cluster {cluster!r}", nearest(cluster, clusters)))
     if problems:
         raise CatalogError(problems)
-    return Catalog({name: tasks[name][0] for name in sorted(tasks)}, clusters)
+    names = sorted(tasks)
+    return Catalog({name: tasks[name][0] for name in names}, clusters, {name: tasks[name][1] for name in names})
 
 
 def _folder(name: str | Path) -> Path:
@@ -141,7 +144,7 @@ def _validate(model: type[Model], table: Mapping[str, Any], where: str, problems
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        problems.extend(validation_problems(error, where, known_keys(Task, Source, Answer, Template, Cluster)))
+        problems.extend(validation_problems(error, where, known_keys(Task, Source, Answer, Paper, Template, Cluster)))
         return None
 
 

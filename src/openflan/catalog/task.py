@@ -52,6 +52,8 @@ class Source(_Record):
     prepare: tuple[str, ...] = ()
     obtain: str = ""
     """How a user gets the files where no hub copy can be loaded."""
+    rows_of: Name | None = None
+    """A task whose rows these are: its folder under a data root serves this one too."""
     world: str | None = None
     rows: dict[Split, int] = Field(default_factory=dict)
 
@@ -82,6 +84,16 @@ class Answer(_Record):
         return self
 
 
+class Paper(_Record):
+    """What the paper and its code say of a dataset; sizes after the cap of 30,000 rows (their code's, where known)."""
+
+    dataset: str | None = None
+    """Its name in the paper's figure of 62 datasets; rounds and versions share one. None: not in that figure."""
+    train: Annotated[int, Field(ge=0)] | None = None
+    dev: Annotated[int, Field(ge=0)] | None = None
+    test: Annotated[int, Field(ge=0)] | None = None
+
+
 class Task(_Record):
     """One dataset, its answer, its metrics and its templates (DESIGN section 3)."""
 
@@ -96,6 +108,7 @@ class Task(_Record):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)]
     group: str | None = None
     """Column that names what several rows share (a passage, a question); intervals are clustered by it."""
+    paper: Paper | None = None
     source: Source
     columns: Annotated[dict[str, str], Field(min_length=1)]
     answer: Answer
@@ -124,4 +137,4 @@ class Task(_Record):
 
     def content(self) -> dict[str, Any]:
         """Everything that decides what rows read like, as plain data; its fingerprint names caches and locks."""
-        return self.model_dump(mode="json", exclude={"title", "licence", "cite"})
+        return self.model_dump(mode="json", exclude={"title", "licence", "cite", "paper"})

@@ -18,6 +18,9 @@ def render(
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
     world_seed: options.WorldSeed = 0,
+    specimens: Annotated[
+        bool, typer.Option("--specimens", help="The hand-written rows that ship beside the task file; no download.")
+    ] = False,
     tokens: Annotated[
         str | None, typer.Option("--tokens", metavar="MODEL", help="Show this model's tokens, targets marked.")
     ] = None,
@@ -33,12 +36,14 @@ def render(
     from openflan.rendering.render import read_columns
     from openflan.rendering.render import render as render_row
     from openflan.sources.read import SourceSettings, read_rows
+    from openflan.sources.specimens import read_specimens
 
     if wording not in ("instructions", "no_template", "dataset_name"):
         raise ConfigError(
             Problem("--wording", wording, nearest(wording, ["instructions", "no_template", "dataset_name"]))
         )
-    found = load_catalog(*(options.listed(catalog) or ["flan", "world"])).task(task)
+    loaded = load_catalog(*(options.listed(catalog) or ["flan", "world"]))
+    found = loaded.task(task)
     templates = [t for t in found.templates if template in (None, t.id)]
     if not templates:
         raise CatalogError(
@@ -50,7 +55,11 @@ def render(
         )
     ledger = Ledger()
     settings = SourceSettings(data_root=data_root, world_seed=world_seed)
-    rows = read_columns(found, read_rows(found, split, settings, ledger, limit=limit), ledger)
+    if specimens:
+        source = read_specimens(found, loaded.files[task], ledger)[:limit]
+    else:
+        source = read_rows(found, split, settings, ledger, limit=limit)
+    rows = read_columns(found, source, ledger)
     examples = [
         render_row(found, row, t, wording)
         for row in rows

@@ -62,7 +62,7 @@ def read_rows(
     table = place.rows(origin)
     rows: list[Row] = []
     for index in _indices(task, split, origin, len(table), place.shared(split, origin)):
-        for part in _prepared(task, f"{origin}/{index}", table[int(index)], ledger):
+        for part in prepared(task, f"{origin}/{index}", table[int(index)], ledger):
             rows.append(part)
             if most is not None and len(rows) >= most:
                 return rows
@@ -134,8 +134,9 @@ def _place(task: Task, data_root: Path | None) -> _Place:
     if data_root is not None:
         if not data_root.is_dir():
             raise SourceError(Problem(f"data root {data_root}", "no such folder"))
-        if (folder := data_root / task.name).is_dir():
-            return _Place(task, folder)
+        for name in (task.name, task.source.rows_of):
+            if name is not None and (folder := data_root / name).is_dir():
+                return _Place(task, folder)
     return _Place(task, None)
 
 
@@ -149,7 +150,8 @@ def _indices(task: Task, split: Split, origin: str, count: int, shared: bool) ->
     yield from order.tolist()
 
 
-def _prepared(task: Task, row_id: str, fields: Mapping[str, Any], ledger: Ledger) -> Iterator[Row]:
+def prepared(task: Task, row_id: str, fields: Mapping[str, Any], ledger: Ledger) -> Iterator[Row]:
+    """What a source row becomes through the task's prepare steps; refused rows are counted in `ledger`."""
     parts: Iterator[dict[str, Any]] = iter([dict(fields)])
     for name in task.source.prepare:
         if name not in STEPS:
