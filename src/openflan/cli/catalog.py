@@ -1,16 +1,18 @@
 """`openflan catalog list | show | clusters | check`"""
 
+import os
 from collections import Counter
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from openflan.cli import options
 from openflan.cli.console import emit_json, err, out, shown_progress
-from openflan.errors import Problem, SourceError
 from openflan.studies.progress import ProgressEvent
+
+if TYPE_CHECKING:
+    from openflan.rendering.check import TaskCheck
 
 app = typer.Typer(no_args_is_help=True, help="What tasks and clusters there are; check task files.")
 
@@ -108,54 +110,64 @@ def clusters(catalog: options.Catalogs = None, json_: options.Json = False) -> N
 def check(
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows of each split that templates are tried on.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Rows of each split that templates are tried on.")] = 60,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+    world_seed: options.WorldSeed = 0,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Render every template over real rows and report everything that is wrong; exit 1 if anything is.
+    """Render every template over rows and report everything that is wrong, with file and line; exit 1 if anything is.
+
+    Rows come from the data root or the hub; a task whose rows cannot be had is tried on its specimens, and said so.
 
     Example: openflan catalog check --catalog my_tasks --data-root data
     """
-    found = _load(catalog)
-    problems: list[Problem] = []
-    unread: list[str] = []
+    from openflan.catalog.load import read_catalog
+    from openflan.rendering.check import check_catalog
+    from openflan.sources.read import SourceSettings
+
+    found, problems = read_catalog(*options.listed(catalog))
+    total, processes = len(found.tasks), workers or os.cpu_count() or 1
     with shown_progress(quiet=quiet or json_) as progress:
-        for number, task in enumerate(found.tasks.values(), 1):
-            problems += _check_one(task, data_root, limit, unread)
-            progress(ProgressEvent("check", number, len(found.tasks), task.name))
+        checks = check_catalog(
+            found,
+            SourceSettings(data_root=data_root, world_seed=world_seed),
+            limit=limit,
+            workers=processes,
+            progress=lambda done, task: progress(ProgressEvent("check", done, total, task)),
+        )
+    problems += [problem for one in checks for problem in one.problems]
+    unread = [one for one in checks if one.not_read]
+    checks.sort(key=lambda one: one.diversity.mean)
     if json_:
         emit_json({
-            "tasks": len(found.tasks),
+            "tasks": total,
             "problems": [{"where": p.where, "what": p.what, "hint": p.hint} for p in problems],
-            "not_read": unread,
+            "not_read": [{"task": one.task, "why": one.not_read, "tried_on": one.read_from} for one in unread],
+            "rows": {one.task: one.rows for one in checks},
+            "diversity": {one.task: round(one.diversity.mean, 3) for one in checks},
         })  # fmt: skip
     else:
         for problem in problems:
-            out.print(str(problem), markup=False, highlight=False)
-        for line in unread:
-            err.print(f"not tried on rows: {line}", markup=False)
-        err.print(f"{len(found.tasks)} tasks, {len(problems)} problems")
+            out.print(str(problem), markup=False, highlight=False, soft_wrap=True)
+        _tell_check(checks, len(problems), quiet=quiet)
     if problems:
         raise typer.Exit(1)
 
 
-def _check_one(task: Any, data_root: Path | None, limit: int, unread: list[str]) -> list[Problem]:
-    from openflan.catalog.task import SPLITS
-    from openflan.ledger import Ledger
-    from openflan.rendering.check import check_rows, check_task
-    from openflan.sources.read import SourceSettings, read_rows
-
-    where = f"{task.name}.toml"
-    problems = list(check_task(task, where))
-    if problems:
-        return problems
-    settings = SourceSettings(data_root=data_root)
-    try:
-        rows = [row for split in SPLITS for row in read_rows(task, split, settings, Ledger(), limit=limit)]
-    except SourceError as error:
-        unread.append(f"{task.name}: {str(error).splitlines()[0]}")
-        return problems
-    return problems + check_rows(task, rows, where)
+def _tell_check(checks: "list[TaskCheck]", num_problems: int, *, quiet: bool) -> None:
+    if quiet:
+        return
+    by_reason = {"specimens": "on specimens", "": "not on rows"}
+    for source, told in by_reason.items():
+        names = sorted(one.task for one in checks if one.not_read and one.read_from == source)
+        if names:
+            err.print(f"tried {told}, real rows could not be read: {', '.join(names)}", markup=False)
+    if len(checks) > 1:
+        lowest = ", ".join(f"{one.task} {one.diversity.mean:.2f}" for one in checks[:5])
+        err.print(f"lexical diversity of templates, lowest first: {lowest}", markup=False)
+    rows = sum(one.rows for one in checks)
+    err.print(f"{len(checks)} tasks, {rows:,} rows, {num_problems} problems", markup=False)
 
 
 def _summary(task: Any) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def compile_text(text: str, where: str) -> Template:
     try:
         return environment().from_string(text)
     except TemplateSyntaxError as error:
-        raise CatalogError(Problem(f"{where}, line {error.lineno}", f"template syntax: {error.message}")) from error
+        what = f"template syntax: {error.message}" + (f" (its line {error.lineno})" if error.lineno > 1 else "")
+        raise CatalogError(Problem(where, what)) from error
 
 
 @cache
