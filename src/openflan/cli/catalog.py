@@ -1,4 +1,4 @@
-"""`openflan catalog list | show | clusters | check`"""
+"""`openflan catalog list | show | clusters | lineage | check | docs | new`"""
 
 import os
 from collections import Counter
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from openflan.cli import options
 from openflan.cli.console import emit_json, err, out, shown_progress
+from openflan.errors import ConfigError, Problem, nearest
 from openflan.studies.progress import ProgressEvent
 
 if TYPE_CHECKING:
@@ -103,6 +104,49 @@ def clusters(catalog: options.Catalogs = None, json_: options.Json = False) -> N
     table = Table("cluster", "tasks", "barred with", box=None)
     for row in rows:
         table.add_row(row["name"], str(len(row["tasks"])), ", ".join(row["barred_with"]))
+    out.print(table)
+
+
+@app.command()
+def lineage(
+    held_out: options.HeldOut = None,
+    rule: Annotated[str, typer.Option(help="strict, or paper: clusters and the barred ones only.")] = "strict",
+    catalog: options.Catalogs = None,
+    json_: options.Json = False,
+) -> None:
+    """What each task's text is made of; with --held-out, which tasks leave tuning then, and why.
+
+    Example: openflan catalog lineage --held-out nli
+    """
+    from openflan.catalog.holdout import hold_out
+    from openflan.catalog.holdout import lineage as lineage_of
+
+    found = _load(catalog)
+    made_of = lineage_of(found)
+    if held := options.listed(held_out):
+        if rule not in ("strict", "paper"):
+            raise ConfigError(Problem("--rule", rule, nearest(rule, ["strict", "paper"])))
+        split = hold_out(found, held, rule=rule).to_json()
+        if json_:
+            emit_json(split)
+            return
+        table = Table("out of tuning", "why", box=None)
+        for one in split["excluded"]:
+            table.add_row(one["task"], one["reason"])
+        out.print(table)
+        err.print(
+            f"held out: {', '.join(split['evaluated'])}\n{len(split['excluded'])} further tasks are out of tuning, "
+            f"{len(split['train'])} stay in; rows that overlap with held-out ones go when a run reads them",
+            markup=False,
+        )
+        return
+    edges = {name: [list(way) for way in ways.values() if len(way) > 1] for name, ways in made_of.items()}
+    if json_:
+        emit_json(edges)
+        return
+    table = Table("task", "made from", box=None)
+    for name, ways in edges.items():
+        table.add_row(name, "; ".join(" from ".join(way[1:]) for way in ways) or "-")
     out.print(table)
 
 

@@ -29,6 +29,11 @@ HoldOut = Annotated[
     typer.Option("--hold-out", help="Cluster to hold out; comma-separated or repeated.", metavar="CLUSTER"),
 ]
 
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option("--held-out", help="Held-out cluster; comma-separated or repeated.", metavar="CLUSTER"),
+]
+
 
 def listed(values: list[str] | None) -> list[str]:
     """Values of an option that may be repeated or comma-separated."""
