@@ -67,7 +67,9 @@ def test_lineage_is_closed_over_the_catalog(tmp_path: Path) -> None:
     assert lineage(catalog)["questions"]["articles"] == ("questions", "passages", "articles")
     split = hold_out(catalog, ["nli"])
     assert [task.name for task in split.train] == ["feeling"]
-    assert dict(split.excluded)["articles"] == "shares source text with questions: questions from passages from articles"
+    assert (
+        dict(split.excluded)["articles"] == "shares source text with questions: questions from passages from articles"
+    )
 
 
 def test_the_papers_clusters_and_corpora_bar_each_other() -> None:

@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.catalog.toys import task_toml, write_catalog
 from typer.testing import CliRunner
 
 from openflan.catalog.load import load_catalog
@@ -11,6 +10,7 @@ from openflan.cli.app import app
 from openflan.rendering.check import check_catalog, check_rows, check_task
 from openflan.rendering.diversity import diversity
 from openflan.sources.read import Row, SourceSettings
+from tests.catalog.toys import task_toml, write_catalog
 
 ROW = Row("train/0", {"premise": "It rains.", "hypothesis": "It is wet.", "label": 0})
 ROWS = [Row(f"train/{i}", {"premise": f"It is {i}.", "hypothesis": "So it is.", "label": i % 2}) for i in range(6)]
@@ -27,7 +27,7 @@ PLANTED = {
     "answer shown": (INPUTS, "{{ premise }} {{ answer }}", "shows the answer"),
     "column that is the answer": (
         "[answer]",
-        '''gave_away = '["yes", "no"][label]'\n[answer]''',
+        """gave_away = '["yes", "no"][label]'\n[answer]""",
         "shows column gave_away, which is the answer",
     ),
     "literal escape": (INPUTS, "{{ premise }}\\nDoes it? {{ hypothesis }}", "a literal escape"),
@@ -36,7 +36,7 @@ PLANTED = {
     "edge space": (INPUTS, " {{ premise }} {{ hypothesis }}", "begins or ends with white space"),
     "same template twice": (
         'id = "plain"',
-        f'id = "again"\ninputs = \'\'\'{INPUTS}\'\'\'\n[[template]]\nid = "plain"',
+        f"id = \"again\"\ninputs = '''{INPUTS}'''\n[[template]]\nid = \"plain\"",
         "says the same as follows",
     ),
     "same option twice": ('options = ["yes", "no"]', 'options = ["yes", "yes"]', "two options read the same"),
@@ -122,9 +122,7 @@ def test_diversity_falls_when_a_wording_is_repeated(tmp_path: Path) -> None:
     first = task.templates[0]
     other = first.model_copy(update={"id": "other", "inputs": "{{ hypothesis }} Can one conclude this? {{ premise }}"})
     again = first.model_copy(update={"id": "again", "inputs": "Does it follow, that {{ hypothesis }}? {{ premise }}"})
-    differently, alike = (
-        diversity(task.model_copy(update={"templates": (first, one)})) for one in (other, again)
-    )
+    differently, alike = (diversity(task.model_copy(update={"templates": (first, one)})) for one in (other, again))
     assert differently.mean > alike.mean == 0.0
     assert alike.closest == ("follows", "again")
 

@@ -68,7 +68,7 @@ class HeldOutSplit:
 
 
 def lineage(catalog: Catalog) -> dict[str, Lineage]:
-    """What each task's text is made of, closed over the catalog: a corpus that is itself a task brings its own along."""
+    """What each task's text is made of, closed over the catalog: a corpus that is a task brings its own along."""
     return {name: _lineage(catalog, name) for name in catalog.tasks}
 
 
@@ -101,7 +101,8 @@ def hold_out(
     """Split a catalog so that nothing of `clusters` is tuned on (paper section 2.2).
 
     Out of tuning go: tasks of the held-out clusters, tasks of clusters barred with them and, under the strict rule,
-    tasks made from the same source text as an evaluated one, near or far. `train_clusters` limits tuning to some clusters.
+    tasks made from the same source text as an evaluated one, near or far. `train_clusters` limits tuning to some
+    clusters.
 
     Raises CatalogError for an unknown or empty cluster, or if nothing is left to tune on, and LeakageError if
     `train_clusters` names a cluster that must stay out.

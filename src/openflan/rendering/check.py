@@ -1,12 +1,11 @@
 """The lints of `openflan catalog check`: every template over real rows, every fault reported with file and line.
 
-`check_task` finds what shows in the file alone, `check_rows` what shows on rows (an empty side, an answer that stands in
-the prompt); a fault of a template is told once, with the first row it shows on. `check_catalog` does both for all tasks.
+`check_task` finds what shows in the file alone, `check_rows` what shows on rows (an empty side, an answer that stands
+in the prompt); a fault of a template is told once, with the first row it shows on. `check_catalog` does both for all.
 """
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
@@ -200,7 +199,10 @@ def _template_faults(task: Task, template: Template) -> Iterator[tuple[str, str,
             yield side, "marks more than one span as trimmable", "only one can be cut"
     if template.kind != "inverted" and "answer" in _names(template.inputs):
         yield ".inputs", "shows the answer", "only an inverted template may"
-    if template.kind != "inverted" and not _names(template.inputs) & (known - {"answer"}):
+    by_options = (
+        task.form == "multiple_choice"
+    )  # a completion prompt may leave it to the options to say what it is about
+    if template.kind != "inverted" and not by_options and not _names(template.inputs) & (known - {"answer"}):
         yield ".inputs", "shows nothing of the row", "every row would read the same"
     if isinstance(template.options, tuple):
         yield from ((".options", fault, "") for fault in _option_faults(template.options))
@@ -227,16 +229,13 @@ def _faults_on_rows(task: Task, template: Template, rows: Sequence[ReadRow]) -> 
 
 def _columns_that_are_the_answer(task: Task, rows: Sequence[ReadRow]) -> set[str]:
     """Columns that hold the answer on every row; asked only where the rows have several different answers."""
-    golds = [
-        {str(i) for i in row.gold} | {row.options[i].lower() for i in row.gold} | {text.lower() for text in row.texts}
-        for row in rows
-    ]
+    golds = [{str(i) for i in row.gold} | {row.options[i] for i in row.gold} | {*row.texts} for row in rows]
     if len({frozenset(gold) for gold in golds}) < min(LEAK_ROWS, max(2, len(task.answer.options or ()))):
         return set()
     return {
         name
         for name in task.columns
-        if all(str(row.columns[name]).strip().lower() in gold for row, gold in zip(rows, golds, strict=True))
+        if all(str(row.columns[name]).strip() in gold for row, gold in zip(rows, golds, strict=True))
     }
 
 

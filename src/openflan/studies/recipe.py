@@ -59,6 +59,8 @@ class Recipe(BaseModel):
     """CPU threads of the numerical libraries; null leaves the choice to them. Part of the run: sums depend on it."""
     data_root: str | None = None
     """Where local rows are. Not part of the fingerprint: the mixture's lock names the rows by content."""
+    require_all: bool = False
+    """Whether a dataset that cannot be loaded ends the run; otherwise it is left out, and said so."""
     mixture: MixtureSettings = MixtureSettings()
     prompt: PromptFormat | None = None
     """null takes the format the model was tuned with, else the default one."""
@@ -73,7 +75,7 @@ class Recipe(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""
-        return self.model_dump(mode="json", exclude={"data_root"}) | {"tuning": self.tuning.content()}
+        return self.model_dump(mode="json", exclude={"data_root", "require_all"}) | {"tuning": self.tuning.content()}
 
     @property
     def fingerprint(self) -> str:

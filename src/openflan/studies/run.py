@@ -48,7 +48,7 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
     """
     open_run(recipe, out)
     split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
-    rows = read_split(split, recipe)
+    rows = read_split(split, recipe, progress=progress)
     lock(recipe, split, rows, out)
     samples = pl.concat([run_arm(arm, recipe, rows, out, progress) for arm in recipe.arms])
     options = {"seed": recipe.seed, "resamples": recipe.evaluation.resamples}
@@ -248,7 +248,7 @@ def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progre
     """Only the tuning of one arm; gives the folder of the tuned model."""
     open_run(recipe, out)
     split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
-    rows = read_split(split, recipe)
+    rows = read_split(split, recipe, progress=progress)
     lock(recipe, split, rows, out)
     _set_threads(recipe)
     ledger = Ledger()
