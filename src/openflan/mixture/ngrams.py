@@ -1,6 +1,6 @@
 """Word n-grams of many texts as hashes, and a set of them that is asked for millions at a time.
 
-Texts are lower-cased and cut into words, so case and punctuation play no part. Everything is vectorised: a text is never
+Texts are lower-cased and cut into words, so case and punctuation play no part. Everything is vectorised: no text is
 walked word by word in Python. Read next: `overlap.py`.
 """
 

@@ -40,7 +40,7 @@ def environment() -> ImmutableSandboxedEnvironment:
     `opening_sentences(700)` takes the beginning of a long text."""
     env = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     env.filters["trimmable"] = _trimmable  # pyright: ignore[reportArgumentType] -- jinja types filters too narrowly
-    env.filters["opening_sentences"] = opening_sentences
+    env.filters["opening_sentences"] = opening_sentences  # pyright: ignore[reportArgumentType] -- likewise
     return env
 
 

@@ -1,7 +1,8 @@
 """Rows read once: a task's checked rows as a memory-mapped file, so that the next run begins within seconds.
 
-Takes a task, a split and where to look; gives a `RowStore`, a sequence of `ReadRow`s that decodes a row when asked. A store is named by all that decides its rows: the source files (or hub revision), the task file's columns and
-answer, and the code that reads them. Stores lie in the cache folder; deleting it costs time only.
+Takes a task, a split and where to look; gives a `RowStore`, a sequence of `ReadRow`s that decodes a row when asked. A
+store is named by all that decides its rows: the source files (or hub revision), the task file's columns and answer, and
+the code that reads them. Stores lie in the cache folder; deleting it costs time only.
 Read next: `mixture/mixture.py`.
 """
 

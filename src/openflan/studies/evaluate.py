@@ -33,8 +33,8 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     }
     artifacts.write_json(out / "split.json", chosen)
     samples = run_arm(arm, recipe, rows, out, progress)
-    options = {"seed": recipe.seed, "resamples": recipe.evaluation.resamples}
-    result = evaluate(samples, tasks=rows.tasks, held_out=(), **options)
+    resamples = recipe.evaluation.resamples
+    result = evaluate(samples, tasks=rows.tasks, held_out=(), seed=recipe.seed, resamples=resamples)
     return close_run(recipe, rows, samples, result, out)
 
 

@@ -99,7 +99,7 @@ def _read_evaluated(
     every: dict[str, list[Sequence[ReadRow]]] = {}
     for task in tasks:
         try:
-            parts = {
+            parts: dict[EvaluatedSplit, Sequence[ReadRow]] = {
                 part: read_store(_job(task, part, recipe, _most(part, recipe, strict)), ledger) for part in EVALUATED
             }
         except SourceError as error:

@@ -51,8 +51,8 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
     rows = read_split(split, recipe, progress=progress)
     lock(recipe, split, rows, out)
     samples = pl.concat([run_arm(arm, recipe, rows, out, progress) for arm in recipe.arms])
-    options = {"seed": recipe.seed, "resamples": recipe.evaluation.resamples}
-    result = evaluate(samples, tasks=rows.tasks, held_out=split.held_out, **options)
+    resamples = recipe.evaluation.resamples
+    result = evaluate(samples, tasks=rows.tasks, held_out=split.held_out, seed=recipe.seed, resamples=resamples)
     return close_run(recipe, rows, samples, result, out)
 
 
