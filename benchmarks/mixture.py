@@ -3,8 +3,8 @@
     python benchmarks/mixture.py --data-root DATA [--rows 30000] [--hold-out nli]
 
 Rows are those of the data root, repeated with their words in another order until there are enough, so that lengths and
-layouts are real and texts differ. Each measurement is a process of its own; times are wall-clock seconds and peak resident
-memory is that of the process and its workers.
+layouts are real and texts differ. Each measurement is a process of its own; times are wall-clock seconds, peak memory
+is the resident memory of the largest process.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 from openflan.sources.local import find_split, read_file
 
-OPENFLAN = [sys.executable, "-m", "openflan.cli.app"]
+OPENFLAN = [sys.executable, "-m", "openflan"]
 
 
 def shuffled(value: Any, rng: random.Random) -> Any:

@@ -70,7 +70,7 @@ def read_rows(
 
 
 def can_be_read(task: Task, settings: SourceSettings) -> bool:
-    """Whether there is a place to look for the task's rows: False only where the user has to bring files and has not."""
+    """Whether there is a place to look for the task's rows: not where the user has to bring files and has not."""
     return bool(task.source.world or task.source.hub or _place(task, settings.data_root).folder)
 
 
