@@ -133,7 +133,7 @@ class _Place:
         if self.folder is not None:
             path = find_split(self.folder, origin)
             assert path is not None, "origin() names files that exist"
-            return _read_cached(path)
+            return _read_cached(path, *_file_identity(path)[1:])
         source = self.task.source
         if source.hub is None:
             raise SourceError(Problem(self.task.name, "is not on the hub and no data root has it", source.obtain))
@@ -147,7 +147,7 @@ class _Place:
 
 
 @lru_cache(maxsize=2)  # a task's splits follow one another, and often share a file
-def _read_cached(path: Path) -> Sequence[Mapping[str, Any]]:
+def _read_cached(path: Path, *identity: str | int) -> Sequence[Mapping[str, Any]]:
     return read_file(path)
 
 
