@@ -30,7 +30,8 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
         for split, count in (("train", 40), ("validation", 10)):
             rows = [{"premise": f"{name} {split} {i}", "hypothesis": "so", "label": i % 2} for i in range(count)]
             if (name, split) in (("entails", "validation"), ("mood", "train")):
-                rows[3]["premise"] = f"{name}: {LONG}"
+                for row in rows[::3]:
+                    row["premise"] += f": {LONG}"
             (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return resolve(
         None, model="world:small", hold_out=["nli"], catalogs=[str(catalog)], data_root=str(tmp_path / "data")
@@ -53,9 +54,10 @@ def test_unless_all_are_required(recipe: Recipe) -> None:
 def test_tuning_rows_that_repeat_an_evaluated_text_are_out(recipe: Recipe) -> None:
     rows = read_split(split_of(recipe), recipe)
     assert not any(LONG in row.columns["premise"] for row in rows.train["mood"].rows)
-    assert rows.ledger.dropped["overlap", "mood", "repeats text that entails evaluates"] == 1
+    dropped = rows.ledger.dropped["overlap", "mood", "repeats text that entails evaluates"]
     paper = recipe.changed(hold_out_rule="paper")
-    assert len(read_split(split_of(paper), paper).train["mood"].rows) == len(rows.train["mood"].rows) + 1
+    assert len(read_split(split_of(paper), paper).train["mood"].rows) == len(rows.train["mood"].rows) + dropped
+    assert dropped > 0
 
 
 def test_reading_ahead_in_processes_changes_nothing(recipe: Recipe) -> None:
@@ -75,7 +77,7 @@ def test_a_mixture_of_everything_has_a_lock_that_verifies(recipe: Recipe, tmp_pa
     for name, task in lock["tasks"].items():
         assert task["rate"] == pytest.approx(counts[name] / sum(counts.values()), abs=1e-9)
     rows = tmp_path / "data" / "mood" / "train.jsonl"
-    rows.write_text(rows.read_text().replace("mood train 5", "mood train five"))
+    rows.write_text(rows.read_text().replace("mood train", "mood then"))
     with pytest.raises(RunError, match=r"tasks\.mood\.rows_sha"):
         verify_lock(everything, file)
 
