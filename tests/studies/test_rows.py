@@ -90,15 +90,8 @@ def test_nothing_held_out_is_for_mixtures_only(recipe: Recipe, tmp_path: Path) -
 
 
 def test_require_all_reaches_the_command_line(recipe: Recipe, tmp_path: Path) -> None:
-    command = [
-        "mix",
-        "--catalog",
-        recipe.catalogs[0],
-        "--data-root",
-        str(recipe.data_root),
-        "--out",
-        str(tmp_path / "o"),
-    ]
+    command = ["mix", "--catalog", recipe.catalogs[0], "--data-root", str(recipe.data_root)]
+    command += ["--out", str(tmp_path / "o")]
     assert CliRunner().invoke(app, [*command, "--examples", "20", "--quiet"]).exit_code == 0
     refused = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "p"), "--require-all"])
     assert isinstance(refused.exception, SourceError)
