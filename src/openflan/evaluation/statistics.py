@@ -11,7 +11,7 @@ in items: each draw takes all templates of the items it takes.
 import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,10 @@ POWER = 0.80
 LEVEL = 0.05
 BLOCK_CELLS = 4_000_000
 """Most entries of a weight matrix that exist at one time (32 MB)."""
+
+
+Reading = Literal["higher", "lower", "not shown"]
+"""What a sample says of a difference; `not shown` is no evidence that there is none."""
 
 
 class Interval(NamedTuple):
@@ -75,20 +79,21 @@ def bootstrap(
 def exchange_test(
     first: Floats, second: Floats, finish: Finish, *, seed: int, names: Sequence[str | int], resamples: int = RESAMPLES
 ) -> tuple[float, Floats]:
-    """The difference of two arms, sums [G, S], and the differences [B] when each group's arms are exchanged at random.
+    """The difference of two arms, sums [G, T, S], and the differences [B] when each group's arms are exchanged.
 
     Approximate randomisation (Noreen 1989): for a metric that is a mean this is the sign-flip test on group
-    differences, for a corpus metric its like. `exchange_p` makes a p-value of it. Paired by construction: what both
-    arms find equally hard cancels.
+    differences, for a corpus metric its like. A group is exchanged whole, with all its items and templates.
+    `exchange_p` makes a p-value of it. Paired by construction: what both arms find equally hard cancels.
     """
     draw = generator(seed, "exchange", *names)
     gain = second - first
-    total_first, total_second = first.sum(0), second.sum(0)
+    totals = first.sum(0), second.sum(0)
     draws: list[Floats] = []
     for size in _blocks(resamples, len(first)):
         moved = _weighted(draw.integers(0, 2, (size, len(first))).astype(float), gain)
-        draws.append(finish(total_first + moved)[..., 0] - finish(total_second - moved)[..., 0])
-    return float(finish(total_first)[0] - finish(total_second)[0]), np.concatenate(draws)
+        draws.append(over_templates(totals[0] + moved, finish) - over_templates(totals[1] - moved, finish))
+    observed = over_templates(totals[0], finish) - over_templates(totals[1], finish)
+    return float(observed), np.concatenate(draws)
 
 
 def exchange_p(observed: float, draws: Floats) -> float:
@@ -124,6 +129,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def reading(low: float, high: float, p: float | None) -> Reading:
+    """Which way a difference points; neither way where its interval includes zero or its p is not below `LEVEL`.
+
+    Both are asked for: an interval from few groups is too narrow, and one from a single group is a point.
+
+    >>> reading(0.01, 0.05, 0.003), reading(0.01, 0.05, 0.25), reading(-0.01, 0.05, None)
+    ('higher', 'not shown', 'not shown')
+    """
+    if low <= 0 <= high or (p is not None and p >= LEVEL):
+        return "not shown"
+    return "higher" if low > 0 else "lower"
 
 
 def smallest_detectable(draws: Floats) -> float | None:

@@ -1,0 +1,151 @@
+"""Two sets of answers to the same items: their difference, its interval, its tests.
+
+Takes answers as sums of a metric by row, gives a `Pair` for a task and a `Difference` for one or several. What a run
+says of its arms and what a comparison says of two runs are made here alike. Read next: `statistics.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from openflan.evaluation import statistics
+from openflan.evaluation.metrics import Metric
+from openflan.evaluation.result import Difference
+from openflan.evaluation.statistics import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """One side's scored answers to one task: N rows, S sums of its metric."""
+
+    measure: Metric
+    templates: tuple[str, ...]
+    items: Ints
+    """[N], numbered alike on both sides"""
+    groups: Ints
+    """[N], numbered alike on both sides"""
+    template_of: Ints
+    """[N], places in `templates`"""
+    sums: Floats
+    """[N, S]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two sides on one task, over the items both answered: B resamples."""
+
+    first: float
+    second: float
+    n: int
+    """Items."""
+    groups: int
+    draws: Floats
+    """[B], first minus second in every resample"""
+    observed: float
+    """What the exchange test tests: the difference, of answers averaged over templates where these are not the same."""
+    exchanges: Floats
+    """[B]"""
+    mcnemar: float | None
+
+    @property
+    def mean(self) -> float:
+        """First minus second."""
+        return self.first - self.second
+
+
+def pair(one: Answers, other: Answers, *, seed: int, names: Sequence[str | int], resamples: int) -> Pair | None:
+    """The paired comparison, one minus other; None where they share no item.
+
+    The sides may have been asked with different templates and different numbers of them.
+    """
+    common = np.intersect1d(one.items, other.items)
+    if not common.size:
+        return None
+    finish = one.measure.finish
+    sides = [_restricted(side, common) for side in (one, other)]
+    first, second = (float(statistics.over_templates(side.sums.sum(0), finish)) for side in sides)
+    draws = statistics.bootstrap([side.sums for side in sides], finish, seed=seed, names=names, resamples=resamples)
+    # Through other templates there is no single answer to exchange, only an item's mean over them.
+    exchanged = [side.sums if one.templates == other.templates else side.averaged[:, None] for side in sides]
+    observed, exchanges = statistics.exchange_test(*exchanged, finish, seed=seed, names=names, resamples=resamples)
+    return Pair(
+        first=first,
+        second=second,
+        n=int(common.size),
+        groups=len(sides[0].sums),
+        draws=draws[0] - draws[1],
+        observed=observed,
+        exchanges=exchanges,
+        mcnemar=_mcnemar(one, other, sides),
+    )
+
+
+def difference(pairs: Sequence[Pair]) -> Difference:
+    """A task's difference, or the unweighted mean of several tasks'; items of different tasks are independent.
+
+    `p_holm` is left at 1: `adjust` fills it in, once the whole family is known.
+    """
+    draws = np.mean([pair.draws for pair in pairs], axis=0)
+    low, high = statistics.interval(draws)
+    observed = float(np.mean([pair.observed for pair in pairs]))
+    found: Difference = {
+        "mean": float(np.mean([pair.mean for pair in pairs])),
+        "low": low,
+        "high": high,
+        "p": statistics.exchange_p(observed, np.mean([pair.exchanges for pair in pairs], axis=0)),
+        "p_holm": 1.0,
+        "n": sum(pair.n for pair in pairs),
+        "smallest_detectable": statistics.smallest_detectable(draws),
+    }
+    if len(pairs) == 1 and pairs[0].mcnemar is not None:
+        found["p_mcnemar"] = pairs[0].mcnemar
+    return found
+
+
+def adjust(family: Sequence[Difference]) -> None:
+    """Fill in Holm's adjusted p-values over a family of differences."""
+    for one, p in zip(family, statistics.holm([one["p"] for one in family]), strict=True):
+        one["p_holm"] = p
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A side's answers to the items both share: I items in G groups."""
+
+    sums: Floats
+    """[G, T, S]"""
+    averaged: Floats
+    """[G, S], each item averaged over its templates first"""
+    by_item: Floats
+    """[I, S], averaged over templates"""
+
+
+def _restricted(one: Answers, common: Ints) -> _Side:
+    kept = np.isin(one.items, common)
+    items = np.searchsorted(common, one.items[kept])
+    group_ids, groups = np.unique(one.groups[kept], return_inverse=True)
+    group_of_item = np.zeros(len(common), np.int64)
+    group_of_item[items] = groups
+    by_item = np.zeros((len(common), one.sums.shape[-1]))
+    np.add.at(by_item, items, one.sums[kept])
+    by_item /= np.bincount(items, minlength=len(common))[:, None]
+    averaged = np.zeros((len(group_ids), one.sums.shape[-1]))
+    np.add.at(averaged, group_of_item, by_item)
+    sums = statistics.group_sums(
+        one.sums[kept], groups, one.template_of[kept], num_groups=len(group_ids), num_templates=len(one.templates)
+    )
+    return _Side(sums, averaged, by_item)
+
+
+def _mcnemar(one: Answers, other: Answers, sides: Sequence[_Side]) -> float | None:
+    if not one.measure.is_mean or len(one.templates) != 1 or len(other.templates) != 1:
+        return None
+    # Questions on one passage are no independent trials, as a binomial test would have them.
+    if len(sides[0].sums) != len(sides[0].by_item):
+        return None
+    values: list[Any] = [side.by_item[:, 0].tolist() for side in sides]
+    if not set(values[0]) | set(values[1]) <= {0.0, 1.0}:
+        return None
+    return statistics.mcnemar(values[0], values[1])
