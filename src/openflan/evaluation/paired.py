@@ -69,7 +69,9 @@ def pair(one: Answers, other: Answers, *, seed: int, names: Sequence[str | int],
     draws = statistics.bootstrap([side.sums for side in sides], finish, seed=seed, names=names, resamples=resamples)
     # Through other templates there is no single answer to exchange, only an item's mean over them.
     exchanged = [side.sums if one.templates == other.templates else side.averaged[:, None] for side in sides]
-    observed, exchanges = statistics.exchange_test(*exchanged, finish, seed=seed, names=names, resamples=resamples)
+    observed, exchanges = statistics.exchange_test(
+        exchanged[0], exchanged[1], finish, seed=seed, names=names, resamples=resamples
+    )
     return Pair(
         first=first,
         second=second,
