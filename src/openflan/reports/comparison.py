@@ -454,6 +454,6 @@ def _item_view(item: ChangedItem) -> dict[str, Any]:
         "better": item["outcome"] == "won",
         "prompt": prompt["prompt"] if prompt else "",
         "template": prompt["template"] if prompt else "",
-        "answers": [(answer["template"], _both(answer["a"], answer["b"]) or "(nothing)") for answer in item["answers"]],
+        "answers": _said(item),
         "right": " | ".join(item["right"]),
     }
