@@ -164,6 +164,12 @@ def test_the_smallest_detectable_effect_is_detected_four_times_in_five():
     assert found / 400 == pytest.approx(0.8, abs=0.07)
 
 
+@pytest.mark.parametrize("groups", [1, 10, 300])
+def test_what_may_stay_unseen_is_the_exact_binomial_bound(groups):
+    expected = stats.binomtest(0, groups, alternative="less").proportion_ci(0.95).high
+    assert statistics.most_unseen(groups) == pytest.approx(expected)
+
+
 def test_a_corpus_metric_is_recomputed_in_every_resample():
     measure = METRICS["f1a"]
     from openflan.evaluation.metrics import ranked

@@ -4,6 +4,7 @@ Takes answers as sums of a metric by row, gives a `Pair` for a task and a `Diffe
 says of its arms and what a comparison says of two runs are made here alike. Read next: `statistics.py`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,8 +59,11 @@ class Pair:
 def pair(one: Answers, other: Answers, *, seed: int, names: Sequence[str | int], resamples: int) -> Pair | None:
     """The paired comparison, one minus other; None where they share no item.
 
-    The sides may have been asked with different templates and different numbers of them.
+    Where both were asked through the same templates, only an item's answers through templates that both gave are taken:
+    a prompt too long for one of them is left out for both. Through different templates, all answers to a shared item.
     """
+    if one.templates == other.templates:
+        one, other = _same_prompts(one, other), _same_prompts(other, one)
     common = np.intersect1d(one.items, other.items)
     if not common.size:
         return None
@@ -122,6 +126,15 @@ class _Side:
     """[G, S], each item averaged over its templates first"""
     by_item: Floats
     """[I, S], averaged over templates"""
+
+
+def _same_prompts(one: Answers, other: Answers) -> Answers:
+    """The answers of one to what the other, asked through the same templates, answered too."""
+    prompts = [side.items * len(side.templates) + side.template_of for side in (one, other)]
+    kept = np.isin(prompts[0], prompts[1])
+    return dataclasses.replace(
+        one, items=one.items[kept], groups=one.groups[kept], template_of=one.template_of[kept], sums=one.sums[kept]
+    )
 
 
 def _restricted(one: Answers, common: Ints) -> _Side:

@@ -156,6 +156,15 @@ def smallest_detectable(draws: Floats) -> float | None:
     return (NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(POWER)) * error
 
 
+def most_unseen(groups: int, confidence: float = CONFIDENCE) -> float:
+    """The largest share of groups that may differ though none of this many did: where it is larger, some would have.
+
+    >>> round(most_unseen(60), 3)  # near the rule of three, 3 / 60
+    0.049
+    """
+    return 1 - (1 - confidence) ** (1 / groups)
+
+
 def _blocks(resamples: int, num_groups: int) -> list[int]:
     # The block size must not change what is drawn, so it depends on the number of groups alone.
     size = max(1, BLOCK_CELLS // num_groups)

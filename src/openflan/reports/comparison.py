@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from openflan.artifacts import write_json, write_text
+from openflan.evaluation import statistics
 from openflan.evaluation.compare import (
     ChangedItem,
     ClusterComparison,
@@ -73,7 +74,8 @@ def sentence(comparison: Comparison, entry: Entry) -> str:
 def could_show(entry: Compared) -> str:
     """What the sample could have shown, as a clause."""
     if entry["smallest_detectable"] is None:
-        return "the two never differed, so how small an effect this sample could have shown is not known"
+        unseen = percent(statistics.most_unseen(entry["groups"]))
+        return f"the two never differed, which leaves room for differences on up to {unseen} % of items like these"
     return detectable(as_difference(entry))
 
 
