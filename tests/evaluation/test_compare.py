@@ -257,7 +257,7 @@ def test_the_templates_that_moved_most_come_first() -> None:
 # What is left out
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_every_answer_is_compared_or_named(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -404,7 +404,7 @@ def test_with_own_prompts_a_side_with_exemplars_meets_one_without() -> None:
 # How sure
 
 
-def simulated(rng: np.random.Generator, effect: float, groups: int = 80, resamples: int = 400) -> paired.Pair:
+def simulated(rng: np.random.Generator, effect: float, groups: int = 80, resamples: int = 300) -> paired.Pair:
     """Passages of three questions that stand or fall together, each asked through two templates.
 
     Three in ten passages differ between the sides; their mean difference is `effect`.
@@ -429,18 +429,47 @@ def simulated(rng: np.random.Generator, effect: float, groups: int = 80, resampl
 
 def test_an_effect_said_to_be_detectable_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(4)
-    able = [paired.difference([simulated(rng, 0)])["smallest_detectable"] for _ in range(60)]
+    able = [paired.difference([simulated(rng, 0)])["smallest_detectable"] for _ in range(40)]
     effect = float(np.mean([one for one in able if one is not None]))
     # It counts the 80 passages, not the 240 questions or the 480 answers.
     assert effect == pytest.approx(2.80 * np.sqrt(0.3 / 80), rel=0.06)
-    found = [paired.difference([simulated(rng, effect)])["p"] < 0.05 for _ in range(400)]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.07)
+    found = [paired.difference([simulated(rng, effect)])["p"] < 0.05 for _ in range(250)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.08)
 
 
 def test_of_passages_that_do_not_differ_one_in_twenty_is_below_five_percent() -> None:
     rng = np.random.default_rng(6)
-    found = [paired.difference([simulated(rng, 0, groups=40)])["p"] <= 0.05 for _ in range(400)]
-    assert 0.02 <= np.mean(found) <= 0.08
+    found = [paired.difference([simulated(rng, 0, groups=40)])["p"] <= 0.05 for _ in range(250)]
+    assert 0.015 <= np.mean(found) <= 0.085
+
+
+@pytest.mark.parametrize(("shared", "low", "high"), [(True, 0.0, 0.1), (False, 0.3, 1.0)])
+def test_words_that_five_tasks_share_are_no_more_words(shared: bool, low: float, high: float) -> None:
+    """Two models that differ in nothing but which of ten words they know, each word asked about in five tasks."""
+    rng = np.random.default_rng(8)
+    found: list[bool] = []
+    for trial in range(60):
+        knows = rng.random((2, 10)) < 0.5
+        pairs: list[paired.Pair] = []
+        for task in range(5):
+            answers = [
+                Answers(
+                    measure=metric("accuracy"),
+                    templates=("a",),
+                    items=np.arange(20),
+                    # Taken for fifty words where every task numbers its own.
+                    groups=np.repeat(np.arange(10), 2) + (0 if shared else 10 * task),
+                    template_of=np.zeros(20, np.int64),
+                    sums=np.stack([np.repeat(side.astype(float), 2), np.ones(20)], axis=-1),
+                )
+                for side in knows
+            ]
+            pair = paired.pair(answers[0], answers[1], seed=trial, names=[task], resamples=200)
+            assert pair is not None
+            pairs.append(pair)
+        drawn = paired.together(pairs, seed=trial, names=["cluster"], resamples=200)
+        found.append(paired.difference(drawn)["p"] < 0.05)
+    assert low <= np.mean(found) <= high
 
 
 def test_few_groups_show_nothing_whatever_their_interval() -> None:
@@ -449,8 +478,8 @@ def test_few_groups_show_nothing_whatever_their_interval() -> None:
     assert (entry["low"], entry["high"], entry["groups"], entry["reading"]) == (1, 1, 3, "not shown")
 
 
-def test_fifty_tasks_of_a_thousand_prompts_take_less_than_twenty_seconds() -> None:
-    tasks = [f"t{i}" for i in range(50)]
+def test_twenty_tasks_take_less_than_eight_seconds() -> None:
+    tasks = [f"t{i}" for i in range(20)]
     pair = [
         pl.concat(one.filter(task="t", split="test").with_columns(pl.lit(task).alias("task")) for task in tasks)
         for one in (TUNED, UNTUNED)
@@ -458,4 +487,4 @@ def test_fifty_tasks_of_a_thousand_prompts_take_less_than_twenty_seconds() -> No
     start = time.process_time()
     sides = [Side(label=name, samples=rows, metrics=dict.fromkeys(tasks, "accuracy")) for name, rows in zip("AB", pair)]  # noqa: B905
     compare(*sides, changed=True)
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 8

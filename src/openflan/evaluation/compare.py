@@ -92,7 +92,7 @@ class Compared(Difference):
 
     cluster: str
     groups: int
-    """Groups of items (passages) that were resampled."""
+    """Groups of items (passages) that were resampled; one that tasks of a cluster share counts once."""
     a: Asked
     b: Asked
     reading: Reading
@@ -227,9 +227,10 @@ def compare(
     pairs: list[Pair] = []
     tasks: list[TaskComparison] = []
     items: list[ChangedItem] = []
+    numbers = _group_numbers(pairing.blocks)
     for block in pairing.blocks:
         measure = metric(a.metrics[block.task])
-        answers = _answers(block, measure)
+        answers = _answers(block, measure, numbers)
         pair = paired.pair(*answers, seed=seed, names=[block.task], resamples=resamples)
         assert pair is not None
         frame = _side_by_side(block)
@@ -242,11 +243,11 @@ def compare(
             "items": _item_counts(per_item),
             "by_template": []
             if own_prompts
-            else _by_template(*answers, seed=seed, task=block.task, resamples=resamples),
+            else _by_template(pair, block, answers[0].templates, seed=seed, resamples=resamples),
         })  # fmt: skip
         if changed:
             items += _changed(block, frame, per_item, every=own_prompts)
-    clusters = _clusters(pairs, pairing.blocks)
+    clusters = _clusters(pairs, pairing.blocks, seed=seed, resamples=resamples)
     paired.adjust(tasks)
     paired.adjust(clusters)
     plain = rounded({"clusters": clusters, "tasks": tasks, "moved": _moved(tasks)})
@@ -511,9 +512,15 @@ def _share_items(rows: Mapping[str, pl.DataFrame]) -> bool:
 # What is said of a task
 
 
-def _answers(block: _Block, measure: Metric) -> tuple[Answers, Answers]:
+def _group_numbers(blocks: Sequence[_Block]) -> dict[str, int]:
+    names: set[str] = {group for block in blocks for rows in block.rows.values() for group in rows["group"].unique()}
+    return {name: number for number, name in enumerate(sorted(names))}
+
+
+def _answers(block: _Block, measure: Metric, numbers: Mapping[str, int]) -> tuple[Answers, Answers]:
     both = pl.concat([block.rows["a"], block.rows["b"]])
-    items, groups = (both[name].rank("dense").cast(pl.Int64).to_numpy() - 1 for name in ("row_id", "group"))
+    items = both["row_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
+    groups = np.array([numbers[group] for group in both["group"]], np.int64)
     # Over both sides at once, since some metrics keep as many sums as the task has options.
     sums = row_sums(both, measure)
     first = block.rows["a"].height
@@ -547,48 +554,39 @@ def _compared(pairs: Sequence[Pair], blocks: Sequence[_Block]) -> Compared:
     return {
         **found,
         "cluster": blocks[0].cluster,
-        "groups": sum(pair.groups for pair in pairs),
+        "groups": len({group for pair in pairs for group in pair.groups.tolist()}),
         "a": asked["a"],
         "b": asked["b"],
         "reading": statistics.reading(found["low"], found["high"], found["p"]),
     }
 
 
-def _clusters(pairs: Sequence[Pair], blocks: Sequence[_Block]) -> list[ClusterComparison]:
+def _clusters(pairs: Sequence[Pair], blocks: Sequence[_Block], *, seed: int, resamples: int) -> list[ClusterComparison]:
     members: dict[tuple[int, str], list[int]] = {}
     for index, block in enumerate(blocks):
         members.setdefault((block.shots["a"], block.cluster), []).append(index)
-    return [
-        {
-            **_compared([pairs[i] for i in inside], [blocks[i] for i in inside]),
-            "tasks": [blocks[i].task for i in inside],
-        }
-        for _, inside in sorted(members.items())
-    ]
+    found: list[ClusterComparison] = []
+    for (_, cluster), inside in sorted(members.items()):
+        drawn = paired.together([pairs[i] for i in inside], seed=seed, names=["cluster", cluster], resamples=resamples)
+        named = [blocks[i].task for i in inside]
+        found.append({**_compared(drawn, [blocks[i] for i in inside]), "tasks": named})
+    return found
 
 
-def _by_template(one: Answers, other: Answers, *, seed: int, task: str, resamples: int) -> list[TemplateDifference]:
+def _by_template(
+    pair: Pair, block: _Block, templates: Sequence[str], *, seed: int, resamples: int
+) -> list[TemplateDifference]:
     """Each template's difference, from the resamples the task's own interval is made of."""
-    finish = one.measure.finish
-    first, second = (
-        statistics.group_sums(
-            side.sums,
-            side.groups,
-            side.template_of,
-            num_groups=int(one.groups.max()) + 1,
-            num_templates=len(one.templates),
-        )
-        for side in (one, other)
-    )
-    single = [sums[:, place : place + 1] for place in range(len(one.templates)) for sums in (first, second)]
-    draws = statistics.bootstrap(single, finish, seed=seed, names=[task], resamples=resamples)
+    finish = pair.finish
+    single = [sums[:, place : place + 1] for place in range(len(templates)) for sums in pair.sums]
+    draws = statistics.bootstrap(single, finish, seed=seed, names=[block.task], resamples=resamples)
     found: list[TemplateDifference] = []
-    for place, template in enumerate(one.templates):
+    for place, template in enumerate(templates):
         values = [float(statistics.over_templates(sums.sum(0), finish)) for sums in single[2 * place : 2 * place + 2]]
         low, high = statistics.interval(draws[2 * place] - draws[2 * place + 1])
         found.append({
             "template": template,
-            "n": int((one.template_of == place).sum()),
+            "n": int((block.rows["a"]["template"] == template).sum()),
             "a": values[0],
             "b": values[1],
             "mean": values[0] - values[1],

@@ -25,6 +25,7 @@ from openflan.evaluation.result import (
 )
 from openflan.evaluation.statistics import RESAMPLES, Floats, Ints
 
+GROUP_NUMBER = "group_number"
 NOISE_NATS = 1e-4
 """Two correct float32 scorers may differ by this much for each token."""
 
@@ -51,7 +52,7 @@ class _Answers:
     items: Ints
     """[N], numbered alike in all arms"""
     groups: Ints
-    """[N], numbered alike in all arms"""
+    """[N], numbered alike in all arms and tasks"""
     template_of: Ints
     """[N]"""
     sums: Floats
@@ -127,7 +128,8 @@ def best_on_dev(dev: pl.DataFrame, measure: Metric, order: Sequence[str]) -> str
 def _named_arms(samples: pl.DataFrame) -> pl.DataFrame:
     several = pl.col("shots").n_unique().over("arm") > 1
     named = pl.when(several).then(pl.format("{}@{}", "arm", "shots")).otherwise(pl.col("arm"))
-    return samples.with_columns(named.alias("arm")).sort("arm", "task", "split", "row_id", "template")
+    numbered = pl.col("group").rank("dense").cast(pl.Int64).alias(GROUP_NUMBER)
+    return samples.with_columns(named.alias("arm"), numbered).sort("arm", "task", "split", "row_id", "template")
 
 
 def _answers(samples: pl.DataFrame, tasks: Mapping[str, Task]) -> list[_Answers]:
@@ -158,7 +160,8 @@ def _answers_to(task: Task, samples: pl.DataFrame) -> list[_Answers]:
     measure = metric(task.metrics[0])
     test = samples.filter(pl.col("split") == "test")
     scored = test.filter(pl.col("value").is_not_null())
-    items, groups = (scored[name].rank("dense").cast(pl.Int64).to_numpy() - 1 for name in ("row_id", "group"))
+    items = scored["row_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
+    groups = scored[GROUP_NUMBER].to_numpy()
     # Over all arms at once, since some metrics keep as many sums as the task has options.
     sums = row_sums(scored, measure)
     order = [template.id for template in task.templates]
@@ -211,35 +214,53 @@ def outcomes_of(rows: pl.DataFrame) -> list[Outcome]:
 
 
 def _arm(answers: Sequence[_Answers], settings: _Settings) -> ArmResult:
-    tasks: dict[str, TaskResult] = {}
-    draws: dict[str, Floats] = {}
+    resampled = {one.task.name: _resampled(one, settings) for one in answers}
+    tasks = {one.task.name: _task(one, resampled[one.task.name]) for one in answers}
     clusters: dict[str, list[str]] = {}
     for one in answers:
-        tasks[one.task.name], draws[one.task.name] = _task(one, settings)
         clusters.setdefault(one.cluster, []).append(one.task.name)
     return {
         "tasks": tasks,
-        "clusters": {name: _cluster(names, tasks, draws) for name, names in sorted(clusters.items())},
+        "clusters": {
+            cluster: _cluster(cluster, names, tasks, resampled, settings) for cluster, names in sorted(clusters.items())
+        },
     }
 
 
-def _task(one: _Answers, settings: _Settings) -> tuple[TaskResult, Floats]:
-    """An arm's numbers on a task, and its mean in every resample."""
+@dataclass(frozen=True, slots=True)
+class _Resampled:
+    """An arm's sums on a task by group, and its mean in every resample."""
+
+    finish: statistics.Finish
+    groups: Ints
+    """[G]"""
+    sums: Floats
+    """[G, T, S]"""
+    draws: Floats
+    """[B]"""
+
+
+def _resampled(one: _Answers, settings: _Settings) -> _Resampled:
     finish = one.measure.finish
     group_ids, groups = np.unique(one.groups, return_inverse=True)
     sums = statistics.group_sums(
         one.sums, groups, one.template_of, num_groups=len(group_ids), num_templates=len(one.templates)
     )
-    values = finish(sums.sum(0))[:, 0]
-    by_template = dict(zip(one.templates, values.tolist(), strict=True))
     (draws,) = statistics.bootstrap(
         [sums], finish, seed=settings.seed, names=[one.task.name], resamples=settings.resamples
     )
+    return _Resampled(finish, group_ids, sums, draws)
+
+
+def _task(one: _Answers, resampled: _Resampled) -> TaskResult:
+    finish, sums, draws = resampled.finish, resampled.sums, resampled.draws
+    values = finish(sums.sum(0))[:, 0]
+    by_template = dict(zip(one.templates, values.tolist(), strict=True))
     low, high = statistics.interval(draws)
     best = best_on_dev(one.dev, one.measure, one.templates)
     once = outcomes_of(one.rows.unique("row_id", keep="first", maintain_order=True))
     ties, near_ties = _ties(one.rows)
-    found: TaskResult = {
+    return {
         "metric": one.measure.name,
         "n": int(np.unique(one.items).size),
         "templates": len(one.templates),
@@ -257,7 +278,6 @@ def _task(one: _Answers, settings: _Settings) -> tuple[TaskResult, Floats]:
         "unscored": one.unscored,
         "also": _also(one),
     }
-    return found, draws
 
 
 def _also(one: _Answers) -> dict[str, float]:
@@ -302,11 +322,17 @@ def _ties(rows: pl.DataFrame) -> tuple[int, int]:
     return ties, near
 
 
-def _cluster(names: Sequence[str], tasks: Mapping[str, TaskResult], draws: Mapping[str, Floats]) -> ClusterResult:
+def _cluster(
+    cluster: str,
+    names: Sequence[str],
+    tasks: Mapping[str, TaskResult],
+    resampled: Mapping[str, _Resampled],
+    settings: _Settings,
+) -> ClusterResult:
     means = [tasks[name]["mean"] for name in names]
     items = [tasks[name]["n"] for name in names]
     chances = [chance for name in names if (chance := tasks[name]["chance"]) is not None]
-    low, high = statistics.interval(np.mean([draws[name] for name in names], axis=0))
+    low, high = statistics.interval(_cluster_draws(cluster, [resampled[name] for name in names], settings))
     return {
         "mean": float(np.mean(means)),
         "micro": float(np.average(means, weights=items)),
@@ -316,6 +342,20 @@ def _cluster(names: Sequence[str], tasks: Mapping[str, TaskResult], draws: Mappi
         "tasks": list(names),
         "chance": float(np.mean(chances)) if len(chances) == len(names) else None,
     }
+
+
+def _cluster_draws(cluster: str, tasks: Sequence[_Resampled], settings: _Settings) -> Floats:
+    """The mean of the tasks in every resample; groups that tasks share are drawn as one."""
+    if len(tasks) == 1:
+        return tasks[0].draws
+    groups = np.unique(np.concatenate([task.groups for task in tasks]))
+    draws: list[Floats] = []
+    for task in tasks:
+        laid = statistics.spread(task.sums, task.groups, groups)
+        draws += statistics.bootstrap(
+            [laid], task.finish, seed=settings.seed, names=["cluster", cluster], resamples=settings.resamples
+        )
+    return np.mean(draws, axis=0)
 
 
 # Two arms
@@ -336,7 +376,14 @@ def _differences(answers: Sequence[_Answers], arm: str, settings: _Settings) -> 
                     if pair is not None:
                         pairs[one.task.name] = pair
             if pairs:
-                whole = paired.difference(list(pairs.values()))
+                whole = paired.difference(
+                    paired.together(
+                        list(pairs.values()),
+                        seed=settings.seed,
+                        names=["cluster", cluster],
+                        resamples=settings.resamples,
+                    )
+                )
                 within = {name: paired.difference([pair]) for name, pair in pairs.items()}
                 found.append({"arm": arm, "against": other, "cluster": cluster, **whole, "tasks": within})
     paired.adjust(found)

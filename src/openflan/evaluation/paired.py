@@ -14,7 +14,7 @@ import numpy as np
 from openflan.evaluation import statistics
 from openflan.evaluation.metrics import Metric
 from openflan.evaluation.result import Difference
-from openflan.evaluation.statistics import Floats, Ints
+from openflan.evaluation.statistics import Finish, Floats, Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Answers:
     items: Ints
     """[N], numbered alike on both sides"""
     groups: Ints
-    """[N], numbered alike on both sides"""
+    """[N], numbered alike on both sides and in all tasks of a cluster"""
     template_of: Ints
     """[N], places in `templates`"""
     sums: Floats
@@ -41,7 +41,8 @@ class Pair:
     second: float
     n: int
     """Items."""
-    groups: int
+    groups: Ints
+    """[G]"""
     draws: Floats
     """[B], first minus second in every resample"""
     observed: float
@@ -49,6 +50,11 @@ class Pair:
     exchanges: Floats
     """[B]"""
     mcnemar: float | None
+    finish: Finish
+    sums: tuple[Floats, Floats]
+    """First and second, [G, T, S] each"""
+    exchanged: tuple[Floats, Floats]
+    """The same as the exchange test takes them"""
 
     @property
     def mean(self) -> float:
@@ -70,26 +76,49 @@ def pair(one: Answers, other: Answers, *, seed: int, names: Sequence[str | int],
     finish = one.measure.finish
     sides = [_restricted(side, common) for side in (one, other)]
     first, second = (float(statistics.over_templates(side.sums.sum(0), finish)) for side in sides)
-    draws = statistics.bootstrap([side.sums for side in sides], finish, seed=seed, names=names, resamples=resamples)
     # Through other templates there is no single answer to exchange, only an item's mean over them.
-    exchanged = [side.sums if one.templates == other.templates else side.averaged[:, None] for side in sides]
-    observed, exchanges = statistics.exchange_test(
-        exchanged[0], exchanged[1], finish, seed=seed, names=names, resamples=resamples
-    )
-    return Pair(
+    alike = one.templates == other.templates
+    made = Pair(
         first=first,
         second=second,
         n=int(common.size),
-        groups=len(sides[0].sums),
-        draws=draws[0] - draws[1],
-        observed=observed,
-        exchanges=exchanges,
+        groups=sides[0].groups,
+        draws=np.zeros(0),
+        observed=0.0,
+        exchanges=np.zeros(0),
         mcnemar=_mcnemar(one, other, sides),
+        finish=finish,
+        sums=(sides[0].sums, sides[1].sums),
+        exchanged=(sides[0].sums, sides[1].sums) if alike else (sides[0].averaged[:, None], sides[1].averaged[:, None]),
     )
+    return _drawn(made, sides[0].groups, seed, names, resamples)
+
+
+def together(pairs: Sequence[Pair], *, seed: int, names: Sequence[str | int], resamples: int) -> list[Pair]:
+    """Pairs of several tasks of one cluster, drawn anew: groups that tasks share are drawn, and exchanged, as one.
+
+    Ten words asked about in five tasks are ten groups, not fifty.
+    """
+    if len(pairs) == 1:
+        return list(pairs)
+    groups = np.unique(np.concatenate([pair.groups for pair in pairs]))
+    return [_drawn(pair, groups, seed, names, resamples) for pair in pairs]
+
+
+def _drawn(pair: Pair, groups: Ints, seed: int, names: Sequence[str | int], resamples: int) -> Pair:
+    """The pair with draws of these groups, among which are its own."""
+    sums, exchanged = (
+        [statistics.spread(side, pair.groups, groups) for side in both] for both in (pair.sums, pair.exchanged)
+    )
+    draws = statistics.bootstrap(sums, pair.finish, seed=seed, names=names, resamples=resamples)
+    observed, exchanges = statistics.exchange_test(
+        exchanged[0], exchanged[1], pair.finish, seed=seed, names=names, resamples=resamples
+    )
+    return dataclasses.replace(pair, draws=draws[0] - draws[1], observed=observed, exchanges=exchanges)
 
 
 def difference(pairs: Sequence[Pair]) -> Difference:
-    """A task's difference, or the unweighted mean of several tasks'; items of different tasks are independent.
+    """A task's difference, or the unweighted mean of the differences of several tasks drawn `together`.
 
     `p_holm` is left at 1: `adjust` fills it in, once the whole family is known.
     """
@@ -120,6 +149,8 @@ def adjust(family: Sequence[Difference]) -> None:
 class _Side:
     """A side's answers to the items both share: I items in G groups."""
 
+    groups: Ints
+    """[G]"""
     sums: Floats
     """[G, T, S]"""
     averaged: Floats
@@ -151,7 +182,7 @@ def _restricted(one: Answers, common: Ints) -> _Side:
     sums = statistics.group_sums(
         one.sums[kept], groups, one.template_of[kept], num_groups=len(group_ids), num_templates=len(one.templates)
     )
-    return _Side(sums, averaged, by_item)
+    return _Side(group_ids, sums, averaged, by_item)
 
 
 def _mcnemar(one: Answers, other: Answers, sides: Sequence[_Side]) -> float | None:

@@ -4,6 +4,7 @@ Takes sums of a metric by group of items, gives draws, intervals and p-values. R
 
 Letters: G = groups (items that share a passage are one group), T = templates, S = sums a metric keeps, B = resamples.
 Groups, not rows, are drawn: a second question about a passage, or a second template on an item, is no second item.
+Groups are drawn alike for all tasks of a cluster: a second task on the same passages is no second sample of passages.
 An arm's value is the mean over templates of the metric over items (Wei et al. 2022 section 3), so templates are nested
 in items: each draw takes all templates of the items it takes.
 """
@@ -46,6 +47,16 @@ def group_sums(statistics: Floats, groups: Ints, templates: Ints, *, num_groups:
     sums = np.zeros((num_groups, num_templates, statistics.shape[-1]))
     np.add.at(sums, (groups, templates), statistics)
     return sums
+
+
+def spread(sums: Floats, group_ids: Ints, all_ids: Ints) -> Floats:
+    """Sums of the groups `group_ids` laid out over `all_ids` (sorted): [G, ...] -> [len(all_ids), ...], else zero.
+
+    Tasks laid out over the same groups, and drawn with the same seed and names, are drawn together.
+    """
+    laid = np.zeros((len(all_ids), *sums.shape[1:]))
+    laid[np.searchsorted(all_ids, group_ids)] = sums
+    return laid
 
 
 def over_templates(sums: Floats, finish: Finish) -> Floats:
