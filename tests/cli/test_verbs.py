@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from openflan.cli.app import app, main
 from tests.catalog.toys import task_toml, write_catalog
 
-VERBS = ("demo", "run", "tune", "evaluate", "score", "render", "mix", "report", "web", "catalog")
+VERBS = ("demo", "run", "tune", "evaluate", "score", "render", "mix", "report", "compare", "web", "catalog")
 
 
 def invoke(*arguments: str) -> Any:
@@ -74,6 +74,7 @@ def test_render_shows_what_a_model_reads() -> None:
         (("run", "no-such-recipe"), "no recipe file or shipped recipe 'no-such-recipe'"),
         (("render", "rte", "--template", "folows", "--data-root", "nowhere"), "no such"),
         (("report", "nowhere"), "nowhere"),
+        (("compare", "nowhere", "elsewhere"), "elsewhere: no such run folder"),
     ],
 )
 def test_errors_say_what_to_do(

@@ -398,7 +398,7 @@ def _draw_difference(axes: Axes, difference: Difference, y: float, step: float, 
     assert difference.low is not None and difference.high is not None
     colour = {"higher": ACCENT, "lower": INK}.get(verdict(difference), MUTED)
     across = axes.get_yaxis_transform()
-    name = f"{style(difference.arm).title} {_MINUS} {style(difference.against).title.lower()}"
+    name = difference.label or f"{style(difference.arm).title} {_MINUS} {style(difference.against).title.lower()}"
     where = difference.task or cluster_words(difference.cluster)
     bar = y if width == "wide" else y + 0.12
     if width == "wide":

@@ -70,7 +70,7 @@ def score_grid(run: Run) -> Grid:
         _score_group(f"{cluster_words(c).capitalize()} (mean)", run.on_cluster(c), total=True) for c in run.clusters
     ]
     groups += [_score_group(task, run.on_task(task), total=False) for task in run.tasks]
-    return _trim(Grid((Column("Task", number=False), *_SCORE_COLUMNS), tuple(groups)))
+    return trim(Grid((Column("Task", number=False), *_SCORE_COLUMNS), tuple(groups)))
 
 
 def overview_grid(report: Report) -> Grid:
@@ -80,7 +80,7 @@ def overview_grid(report: Report) -> Grid:
         for run in report.runs
         for cluster in run.clusters
     ]
-    return _trim(Grid((Column("Held out", number=False), *_SCORE_COLUMNS), tuple(groups)))
+    return trim(Grid((Column("Held out", number=False), *_SCORE_COLUMNS), tuple(groups)))
 
 
 def difference_grid(run: Run) -> Grid:
@@ -101,7 +101,7 @@ def difference_grid(run: Run) -> Grid:
         groups.setdefault(d.task or cluster_words(d.cluster), []).append(Row(cells, tuned=verdict(d) == "higher"))
     made = tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items())
     heads = tuple(Column(title, number=title not in ("Compared", "Reading")) for title in columns)
-    return _trim(Grid((Column("On", number=False), *heads), made))
+    return trim(Grid((Column("On", number=False), *heads), made))
 
 
 def dropped_grid(ledger: Mapping[str, Any]) -> Grid | None:
@@ -148,7 +148,7 @@ def mixture_grid(lock: Mapping[str, Any]) -> Grid | None:
         )
         for name, rate in rates.items()
     )
-    return _trim(
+    return trim(
         Grid((Column("", False), Column("Task", False), Column("Share, %"), Column("Rows")), (RowGroup("", rows),))
     )
 
@@ -183,7 +183,7 @@ def _also(measured: Measured) -> str:
     return "; ".join(said) or BLANK
 
 
-def _trim(table: Grid) -> Grid:
+def trim(table: Grid) -> Grid:
     """Without the columns in which every cell is blank."""
     rows = [row for group in table.groups for row in group.rows]
     kept = [i for i in range(len(table.columns) - 1) if any(row.cells[i].text != BLANK for row in rows)]

@@ -26,18 +26,10 @@ WIDTHS: tuple[Width, Width] = ("wide", "narrow")
 
 def render_page(report: Report) -> str:
     """The whole page as text."""
-    environment = Environment(
-        loader=PackageLoader("openflan.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = files("openflan.reports").joinpath("templates/report.css").read_text(encoding="utf-8")
     found = [finding for run in report.runs for finding in findings(run)]
-    text = environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         title=page_title(report),
-        css=Markup(css),
         lead=_lead(found),
         findings=[_finding_view(finding) for finding in found],
         notes=report.notes,
@@ -52,7 +44,19 @@ def render_page(report: Report) -> str:
         ],
         footer=_footer(report),
     )
-    return text.strip() + "\n"
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page of the package's look: a template of `templates/` with these values and the style sheet as `css`."""
+    environment = Environment(
+        loader=PackageLoader("openflan.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css = files("openflan.reports").joinpath("templates/report.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(css=Markup(css), **values).strip() + "\n"
 
 
 def page_title(report: Report) -> str:

@@ -67,6 +67,8 @@ class Difference:
     p_holm: float | None = None
     n: int | None = None
     smallest_detectable: float | None = None
+    label: str = ""
+    """What is compared, where the names of two arms do not say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
