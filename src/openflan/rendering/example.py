@@ -1,5 +1,6 @@
 """The record that rendering makes and every later layer reads: text only, no tokenizer, no model."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from openflan.catalog.task import Kind
@@ -30,3 +31,13 @@ class Example:
     """Character span of `inputs` whose middle may be cut where the example is too long."""
     exemplars: tuple[tuple[str, str], ...] = ()
     """(inputs, targets) pairs shown in front, in order."""
+    exemplar_rows: tuple[str, ...] = ()
+    """Row ids of the exemplars, where they are known."""
+
+    def first_exemplars(self, count: int) -> "Example":
+        """The example with no more than its first `count` exemplars."""
+        if count >= len(self.exemplars):
+            return self
+        return dataclasses.replace(
+            self, exemplars=self.exemplars[:count], exemplar_rows=self.exemplar_rows[:count]
+        )
