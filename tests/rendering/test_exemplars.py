@@ -72,7 +72,9 @@ def test_fixed_exemplars_are_the_same_for_all_rows_and_few_are_the_beginning_of_
     assert shown(source, asked[0], 5).exemplars != shown(other, asked[0], 5).exemplars
 
 
-@given(st.sets(st.integers(0, 19), min_size=1), st.randoms(use_true_random=False), st.sampled_from(["fixed", "per_item"]))
+@given(
+    st.sets(st.integers(0, 19), min_size=1), st.randoms(use_true_random=False), st.sampled_from(["fixed", "per_item"])
+)
 def test_a_rows_exemplars_depend_neither_on_the_other_rows_nor_on_their_order(chosen, shuffle: random.Random, draw):
     asked = rows(20, split="test", start=100)
     alone = {one.id: shown(ExemplarSource(TASK, rows(30), seed=3, draw=draw), one, 4) for one in asked}

@@ -30,7 +30,7 @@ def evaluate(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Score one model as it is, zero-shot or with exemplars, over all templates of the given clusters' or tasks' datasets.
+    """Score one model as it is, with or without exemplars, over all templates of the clusters' or tasks' datasets.
 
     Example: openflan evaluate --model runs/nli/model --hold-out nli --shots 0,5 --data-root data
     """

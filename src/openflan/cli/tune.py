@@ -27,7 +27,8 @@ def tune(
     resolved = resolve(
         recipe, {"tuning": {"steps": steps}}, model=model, data_root=None if data_root is None else str(data_root)
     )
-    arm: Arm = next((name for name in TUNED_WITH if name in resolved.arms), "tuned")
+    tuned_arms: tuple[Arm, ...] = tuple(TUNED_WITH)
+    arm = next((name for name in tuned_arms if name in resolved.arms), tuned_arms[0])
     folder = out_ or Path("runs") / f"tune-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
         model_folder = tune_only(resolved, folder, arm=arm, progress=progress)

@@ -4,9 +4,9 @@ Takes `Example`s, gives `Encoded` for tuning, `EncodedOptions` for scoring, `Enc
 Read next: `pack.py`.
 
 Over-long prompts: whole exemplars go first, the last one first, so that what is left is a common beginning of many
-prompts; then the middle of the example's `trimmable` span gives way to " … ". The instruction, the options and the target
-are never cut: an example that still does not fit is dropped. FLAN's code prunes exemplars by the same rule, with 64 of its
-1,024 tokens set aside for separators; here separators are counted.
+prompts; then the middle of the example's `trimmable` span gives way to " … ". The instruction, the options and the
+target are never cut: an example that still does not fit is dropped. FLAN's code prunes exemplars by the same rule, with
+64 of its 1,024 tokens set aside for separators; here separators are counted.
 """
 
 import dataclasses
@@ -149,7 +149,10 @@ def _fit(
     prompt_format: PromptFormat,
     ledger: Ledger,
 ) -> list[tuple[Example, Boundary]]:
-    """Each example that fits, shortened where needed, as it is read. `most` gives the prompt tokens allowed, or why to drop it."""
+    """Each example that fits, as it is read: shortened where needed.
+
+    `most` gives the prompt tokens allowed, or why an example is dropped.
+    """
     items = [(prompt_format.of(e), continuations(e)) for e in examples]
     kept: list[tuple[Example, Boundary]] = []
     merged: Counter[str] = Counter()

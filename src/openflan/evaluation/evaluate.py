@@ -298,6 +298,7 @@ def _cluster(names: Sequence[str], tasks: Mapping[str, TaskResult], draws: Mappi
         "low": low,
         "high": high,
         "n": sum(items),
+        "shots": float(np.mean([tasks[name]["shots"] for name in names])),
         "tasks": list(names),
         "chance": float(np.mean(chances)) if len(chances) == len(names) else None,
     }

@@ -60,6 +60,8 @@ class ClusterResult(TypedDict):
     low: float
     high: float
     n: int
+    shots: float
+    """The mean of its tasks' exemplars."""
     tasks: list[str]
     chance: float | None
 

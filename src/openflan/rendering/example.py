@@ -38,6 +38,4 @@ class Example:
         """The example with no more than its first `count` exemplars."""
         if count >= len(self.exemplars):
             return self
-        return dataclasses.replace(
-            self, exemplars=self.exemplars[:count], exemplar_rows=self.exemplar_rows[:count]
-        )
+        return dataclasses.replace(self, exemplars=self.exemplars[:count], exemplar_rows=self.exemplar_rows[:count])

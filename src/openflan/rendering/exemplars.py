@@ -1,9 +1,9 @@
 """Exemplars: answered rows of the same task, read through the same template, shown before the one that is asked.
 
-Takes a task's rows to choose from, gives examples with exemplars in front. By default the exemplars of a (task, template)
-are the same for all rows, so that prompts share their beginning; drawn for every row anew they depend on its id, never on
-which other rows are asked, in what order or by how many workers. A row is never among its own exemplars: not by its id,
-not as another row with its text, not as another row of its group (a second question about its passage).
+Takes a task's rows to choose from, gives examples with exemplars in front. By default the exemplars of a (task,
+template) are the same for all rows, so that prompts share their beginning; drawn for every row anew they depend on its
+id, never on which other rows are asked, in what order or by how many workers. A row is never among its own exemplars:
+not by its id, not as another row with its text, not as another row of its group (a second question about its passage).
 Read next: `encoding/encode.py`.
 """
 

@@ -38,9 +38,9 @@ def answer(
     ledger: Ledger,
     report: Callable[[int, int], None],
 ) -> pl.DataFrame:
-    """The samples of one arm, asked in one way. Finished chunks are kept in `folder`; examples that do not fit the model are counted.
+    """The samples of one arm, asked in one way; examples that do not fit the model are counted in `ledger`.
 
-    `report` is given the number of answered and of all examples.
+    Finished chunks are kept in `folder`. `report` is given the number of answered and of all examples.
     """
     from openflan.scoring import generate, rank
 
@@ -86,9 +86,7 @@ def answer(
         example, facts = about(generation)
         samples.append(SampleScore.generation(example, generation, **facts))
     return sample_frame(
-        dataclasses.replace(
-            sample, prompt=prompt_format.of(read[f"{sample.task} {sample.row_id} {sample.template}"])
-        )
+        dataclasses.replace(sample, prompt=prompt_format.of(read[f"{sample.task} {sample.row_id} {sample.template}"]))
         if (sample.task, sample.row_id) in shown
         else sample
         for sample in samples

@@ -138,8 +138,7 @@ def arm_model(
     from openflan.models.load import load_model
     from openflan.tuning.tune import tune
 
-    tuning = MODEL_OF.get(arm, arm)
-    home = out if tuning == "tuned" else out / "arms" / tuning
+    tuning, home = MODEL_OF.get(arm, arm), home_of(arm, out)
     lm = load_model(recipe.model)
     if arm not in TUNED_WITH:
         return lm
@@ -169,6 +168,12 @@ def arm_model(
     if tuning == arm or tuning not in recipe.arms:  # else the other arm's ledger has these counts
         ledger.merge(Ledger.from_json(artifacts.read_json(file)) for file in sorted(counts.glob("block-*.json")))
     return tuned
+
+
+def home_of(arm: Arm, out: Path) -> Path:
+    """Where the model an arm asks is tuned and kept."""
+    tuning = MODEL_OF.get(arm, arm)
+    return out if tuning == "tuned" else out / "arms" / tuning
 
 
 def evaluation_examples(
@@ -281,4 +286,4 @@ def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progre
     _set_threads(recipe)
     ledger = Ledger()
     arm_model(arm, recipe, rows, out, ledger, progress)
-    return (out if arm == "tuned" else out / "arms" / arm) / "model"
+    return home_of(arm, out) / "model"
