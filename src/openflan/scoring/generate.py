@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 8192
 MAX_NEW_TOKENS = 256
 """The paper's target length (Wei et al. 2022 section 2.4)."""
-ENGINE = "greedy-1"
+ENGINE = "greedy-2"
 """Part of the store's key: changes whenever the output may."""
 
 Ids = tuple[int, ...]
@@ -75,8 +75,11 @@ def generate(
     model's prompt format), at `max_new_tokens`, or where the model's context is full. Stop texts are looked for in the
     text after the prompt only, wherever token borders fall in them. `report` gets the number of prompts answered.
 
-    Raises ModelError for ids used twice and for prompts that leave no room in the model's context.
+    Raises ModelError for ids used twice, for prompts that leave no room in the model's context and for a budget of no
+    token.
     """
+    if max_new_tokens < 1:
+        raise ModelError(f"max_new_tokens is {max_new_tokens}: at least one token is generated")
     if lm.prefix_ids:
         requests = [GenerationRequest(request.id, lm.prefix_ids + request.prompt_ids) for request in requests]
     _check(requests, lm.context)
@@ -157,6 +160,12 @@ class _Rules:
             lm.context,
         )
 
+    @property
+    def window(self) -> int:
+        """Tokens at the end of a text in which a stop that has just been completed lies whole."""
+        # A token that is text has at least one byte; some more for tokens that are none.
+        return 16 + max(len(stop.encode()) for stop in self.stops)
+
     def room(self, prompt_length: int) -> int:
         """New tokens allowed after a prompt of that many."""
         return self.max_new_tokens if self.context is None else min(self.max_new_tokens, self.context - prompt_length)
@@ -178,16 +187,23 @@ class _Writing:
             self.ended = "eos"
             return
         self.token_ids.append(token_id)
-        if self.rules.stops and any(stop in self.text() for stop in self.rules.stops):
+        if self.rules.stops and self._stopped():
             self.ended = "stop"
         elif len(self.token_ids) >= self.rules.room(len(self.request.prompt_ids)):
             self.ended = "length"
 
-    def text(self) -> str:
-        # Decoded behind the prompt's last token: alone, many tokenizers would drop a leading space.
-        last = self.request.prompt_ids[-1:]
-        before, whole = self.rules.decode(last), self.rules.decode([*last, *self.token_ids])
-        return whole[len(before) :] if whole.startswith(before) else self.rules.decode(self.token_ids)
+    def _stopped(self) -> bool:
+        # Only the end is looked at: what stood before it was looked at when it was written.
+        text = self.text(max(0, len(self.token_ids) - self.rules.window))
+        return any(stop in text for stop in self.rules.stops)
+
+    def text(self, start: int = 0) -> str:
+        """What was written from token `start` on."""
+        # Decoded behind the token before it: alone, many tokenizers would drop a leading space.
+        last = self.token_ids[start - 1 : start] if start else list(self.request.prompt_ids[-1:])
+        tail = self.token_ids[start:]
+        before, whole = self.rules.decode(last), self.rules.decode([*last, *tail])
+        return whole[len(before) :] if whole.startswith(before) else self.rules.decode(tail)
 
     def result(self) -> Generation:
         assert self.ended is not None
@@ -208,7 +224,7 @@ def _batches(
 
 
 def _continue(lm: "LanguageModel", batch: Sequence[GenerationRequest], rules: _Rules) -> list[Generation]:
-    """All of a batch, prompts padded on the left, keys and values kept."""
+    """All of a batch, prompts padded on the left, keys and values kept; texts that have ended leave the batch."""
     import torch
 
     model: Any = lm.model
@@ -222,18 +238,23 @@ def _continue(lm: "LanguageModel", batch: Sequence[GenerationRequest], rules: _R
         mask[row, longest - len(request.prompt_ids) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     cache: Any = None
-    for one in writing:
-        if rules.room(len(one.request.prompt_ids)) < 1:
-            one.ended = "length"
-    while any(one.ended is None for one in writing):
+    rows = writing
+    while True:
         logits, cache = _next(model, ids, mask, cache)
         token_ids = logits.argmax(-1)
         chosen: list[int] = cast(Any, token_ids).tolist()
-        for one, token_id in zip(writing, chosen, strict=True):
+        for one, token_id in zip(rows, chosen, strict=True):
             one.add(token_id)
+        going = [row for row, one in enumerate(rows) if one.ended is None]
+        if not going:
+            return [one.result() for one in writing]
         ids = token_ids[:, None]
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-    return [one.result() for one in writing]
+        # Taking rows out copies all keys and values, so not at every end. A cache of another kind keeps its rows.
+        if 2 * len(going) <= len(rows) and hasattr(cache, "batch_select_indices"):
+            kept = torch.tensor(going, device=device)
+            cache.batch_select_indices(kept)
+            ids, mask, rows = ids[kept], mask[kept], [rows[row] for row in going]
 
 
 def _next(model: Any, ids: "Tensor", mask: "Tensor", cache: Any) -> "tuple[Tensor, Any]":
