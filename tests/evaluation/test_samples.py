@@ -90,7 +90,7 @@ def test_wrong_files_and_repeated_samples_are_errors(tmp_path):
 
 
 def test_samples_of_older_runs_are_read(tmp_path):
-    frame([sample()]).drop("exemplars").write_parquet(tmp_path / "samples.parquet")
+    frame([sample()]).drop("exemplars", "grade").write_parquet(tmp_path / "samples.parquet")
     read = read_samples(tmp_path / "samples.parquet")
     assert dict(read.schema) == SAMPLE_SCHEMA
     assert read["exemplars"].to_list() == [[]]

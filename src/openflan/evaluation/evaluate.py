@@ -182,12 +182,12 @@ def _sums(rows: pl.DataFrame, measure: Metric) -> Floats:
 
 
 def _outcomes(rows: pl.DataFrame) -> list[Outcome]:
-    columns = (rows[name].to_list() for name in ("options", "gold", "predicted", "prediction", "references"))
+    columns = (rows[name].to_list() for name in ("options", "gold", "predicted", "prediction", "references", "grade"))
     return [
         Outcome(prediction=prediction, references=tuple(references))
         if predicted is None
-        else ranked(options, gold, predicted)
-        for options, gold, predicted, prediction, references in zip(*columns, strict=True)
+        else ranked(options, gold, predicted, grade)
+        for options, gold, predicted, prediction, references, grade in zip(*columns, strict=True)
     ]
 
 

@@ -34,6 +34,7 @@ SAMPLE_SCHEMA: dict[str, pl.DataType] = {
     "prediction": pl.String(),
     "predicted": pl.Int32(),
     "gold": pl.List(pl.Int32()),
+    "grade": pl.Float64(),
     "references": pl.List(pl.String()),
     "value": pl.Float64(),
     "reason": pl.String(),
@@ -92,6 +93,8 @@ class SampleScore:
     predicted: int | None = None
     """Index into options; None for generations."""
     gold: tuple[int, ...] = ()
+    grade: float | None = None
+    """The number gold was rounded from, where the task has one."""
     references: tuple[str, ...] = ()
     value: float | None
     """By the task's first metric; None where the row cannot be scored, with the reason."""
@@ -117,7 +120,7 @@ class SampleScore:
         measure = metric(metric_name)
         predicted, _ = choose(scores.sums, example.options)
         scored = bool(example.gold)
-        outcome = ranked(example.options, example.gold, predicted)
+        outcome = ranked(example.options, example.gold, predicted, example.grade)
         return SampleScore(
             **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
             options=example.options,
@@ -126,6 +129,7 @@ class SampleScore:
             prediction=example.options[predicted],
             predicted=predicted,
             gold=example.gold,
+            grade=example.grade,
             references=outcome.references,
             value=measure.value(outcome) if scored else None,
             reason="" if scored else "no gold option",
@@ -210,8 +214,11 @@ def read_samples(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise RunError(f"{path}: no such file; did the run finish?")
     frame = pl.read_parquet(path)
-    if set(SAMPLE_SCHEMA) - set(frame.columns) == {"exemplars"}:  # older runs showed none
-        frame = frame.with_columns(pl.lit([], SAMPLE_SCHEMA["exemplars"]).alias("exemplars"))
+    if {"exemplars", "grade"} <= set(SAMPLE_SCHEMA) - set(frame.columns) and "shots" in frame.columns:
+        frame = frame.with_columns(  # an older run: it showed no exemplars and kept no grades
+            pl.lit([], SAMPLE_SCHEMA["exemplars"]).alias("exemplars"),
+            pl.lit(None, SAMPLE_SCHEMA["grade"]).alias("grade"),
+        )
     return _checked(frame, str(path))
 
 

@@ -23,6 +23,8 @@ class Example:
     """The choices ranked at evaluation; empty for generation and for inverted templates."""
     gold: tuple[int, ...] = ()
     """Indices of the right options; any of them counts."""
+    grade: float | None = None
+    """The number the right option was rounded from, where there is one."""
     references: tuple[str, ...] = ()
     """All right texts of a generation task."""
     group: str = ""
