@@ -134,6 +134,17 @@ def hold_out(
     return HeldOutSplit(tuple(train), evaluated, held, barred, tuple(excluded), rule, made_of)
 
 
+def hold_out_nothing(catalog: Catalog) -> HeldOutSplit:
+    """Every task that has rows to tune on, nothing evaluated: a mixture for another trainer."""
+    train = tuple(task for task in catalog.tasks.values() if not _evaluation_only(task))
+    left = tuple((name, "evaluation only") for name, task in catalog.tasks.items() if _evaluation_only(task))
+    return HeldOutSplit(train, (), (), (), left, "paper", lineage(catalog))
+
+
+def _evaluation_only(task: Task) -> bool:
+    return not (task.source.splits.get("train") or task.source.world)
+
+
 def _reason_out(task: Task, barred: Sequence[str], text: str, wanted: set[str]) -> str:
     if inside := sorted(set(barred).intersection(task.clusters)):
         return f"cluster {inside[0]} is barred with the held-out one"
@@ -141,4 +152,4 @@ def _reason_out(task: Task, barred: Sequence[str], text: str, wanted: set[str]) 
         return text
     if not wanted.intersection(task.clusters):
         return "cluster not chosen for tuning"
-    return "" if task.source.splits.get("train") or task.source.world else "evaluation only"
+    return "evaluation only" if _evaluation_only(task) else ""

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -214,6 +215,63 @@ def _tell_check(checks: "list[TaskCheck]", num_problems: int, *, quiet: bool) ->
     err.print(f"{len(checks)} tasks, {rows:,} rows, {num_problems} problems", markup=False)
 
 
+@app.command()
+def docs(
+    out_: Annotated[
+        Path, typer.Option("--out", help="Folder for the pages; those of tasks that are gone are removed.")
+    ],
+    catalog: options.Catalogs = None,
+) -> None:
+    """Write a Markdown page for each task, with every template rendered on a specimen, and an index.
+
+    Example: openflan catalog docs --catalog my_tasks --out docs/my-tasks
+    """
+    from openflan.artifacts import write_text
+    from openflan.reports.catalog_pages import catalog_pages
+
+    pages = catalog_pages(_load(catalog))
+    for file in out_.glob("*.md"):
+        if file.name not in pages:
+            file.unlink()
+    for name, text in pages.items():
+        write_text(out_ / name, text)
+    err.print(f"{out_}  {len(pages) - 1} tasks", markup=False)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the task: lower-case letters, digits and _.")],
+    from_: Annotated[Path, typer.Option("--from", help="Rows: csv, jsonl, jsonl.gz or parquet.")],
+    cluster: Annotated[str, typer.Option(help="Its cluster; one that does not exist yet is entered.")],
+    catalog: Annotated[Path, typer.Option(help="Folder of your task files.")] = Path("my_tasks"),
+    answer: Annotated[str | None, typer.Option(help="The answer column, where the guess is wrong.")] = None,
+    data_root: options.DataRoot = None,
+    json_: options.Json = False,
+) -> None:
+    """Draft a task file from a table of rows and, with --data-root, lay the rows out where runs find them.
+
+    Example: openflan catalog new my_reviews --from reviews.csv --cluster sentiment --data-root data
+    """
+    from openflan.interop.draft import new_task
+
+    draft, written = new_task(name, from_, catalog, cluster=cluster, answer=answer, data_root=data_root)
+    if json_:
+        emit_json({
+            "form": draft.form,
+            "answer": draft.answer,
+            "texts": list(draft.texts),
+            "labels": list(draft.labels),
+            "files": [str(file) for file in written],
+        })  # fmt: skip
+        return
+    for file in written:
+        out.print(str(file), markup=False, highlight=False)
+    labels = f" with the labels {', '.join(draft.labels)}" if draft.labels else ""
+    err.print(f"{draft.form}: the answer is {draft.answer}{labels}; read from {', '.join(draft.texts)}", markup=False)
+    root = f" --data-root {data_root}" if data_root is not None else ""
+    err.print(f"now write your templates, then: openflan catalog check --catalog {catalog}{root}", markup=False)
+
+
 def _summary(task: Any) -> dict[str, Any]:
     kinds = Counter(template.kind for template in task.templates)
     source = task.source.hub or (f"micro-world: {task.source.world}" if task.source.world else "local files")
@@ -225,6 +283,10 @@ def _summary(task: Any) -> dict[str, Any]:
         "metrics": list(task.metrics),
         "templates": {kind: kinds[kind] for kind in ("direct", "inverted", "completion")},
         "source": source,
+        "config": task.source.config,
+        "revision": task.source.revision if task.source.hub else None,
+        "paper": None if task.paper is None else task.paper.model_dump(),
+        "version": task.version,
         "licence": task.licence,
         "derived_from": list(task.derived_from),
     }

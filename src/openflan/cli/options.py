@@ -1,5 +1,6 @@
 """Flags that several verbs share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,12 @@ DataRoot = Annotated[
         "--data-root",
         envvar="OPENFLAN_DATA_ROOT",
         help="Folder of local rows, one folder per task in hub layout; tried before the hub.",
+    ),
+]
+RequireAll = Annotated[
+    bool,
+    typer.Option(
+        "--require-all", help="A dataset that cannot be loaded is an error; else it is left out, and said so."
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
@@ -57,6 +64,11 @@ def numbers(values: list[str] | None) -> list[int] | None:
     if wrong := [value for value in given if not value.isdecimal()]:
         raise ConfigError(Problem("--shots", f"{', '.join(wrong)}: expected whole numbers", "for example --shots 0,5"))
     return [int(value) for value in given] or None
+
+
+def cores() -> int:
+    """How many processes read rows."""
+    return os.cpu_count() or 1
 
 
 def listed(values: list[str] | None) -> list[str]:

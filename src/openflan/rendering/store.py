@@ -28,7 +28,8 @@ from openflan.ledger import Ledger
 from openflan.rendering import environment, render
 from openflan.rendering.render import ReadRow, read_columns
 from openflan.sources import prepare, read
-from openflan.sources.read import SourceSettings, read_rows, source_identity
+from openflan.sources.hub import go_offline_if_unreachable
+from openflan.sources.read import SourceSettings, can_be_read, read_rows, source_identity
 
 FORMAT = 2
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
@@ -93,6 +94,11 @@ class StoreJob:
         key = fingerprint([FORMAT, _code(), _task_content(self.task), self.split, self.limit, self._source()])
         return cache_folder() / "rows" / f"{self.task.name}-{self.split}-{key}"
 
+    @property
+    def on_hub(self) -> bool:
+        """Whether the rows come from the hub."""
+        return self._source()[0] == "hub"
+
     def _source(self) -> Any:
         return source_identity(self.task, self.split, self.settings)
 
@@ -119,9 +125,11 @@ def build_stores(
 
     `progress` is given the number of jobs done, of all jobs, and the name of the last task.
     """
-    missing = [job for job in jobs if not _is_stored(job)]
+    missing = [job for job in jobs if can_be_read(job.task, job.settings) and not _is_stored(job)]
     if workers < 2 or len(missing) < 2:
         return
+    if any(job.on_hub for job in missing):
+        go_offline_if_unreachable()
     # A forked child of a process that has used threads can hang.
     with ProcessPoolExecutor(min(workers, len(missing)), get_context("spawn")) as pool:
         names = {pool.submit(_try_build, job): job.task.name for job in missing}

@@ -69,6 +69,11 @@ def read_rows(
     return rows
 
 
+def can_be_read(task: Task, settings: SourceSettings) -> bool:
+    """Whether there is a place to look for the task's rows: not where the user has to bring files and has not."""
+    return bool(task.source.world or task.source.hub or _place(task, settings.data_root).folder)
+
+
 def source_identity(task: Task, split: Split, settings: SourceSettings) -> list[Any]:
     """What names the rows behind a split without reading them: the local file and its date, or the hub's revision.
 

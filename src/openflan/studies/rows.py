@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openflan.catalog.holdout import HeldOutSplit
+from openflan.catalog.holdout import HeldOutSplit, hold_out
+from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Split, Task
 from openflan.errors import Problem, SourceError
 from openflan.ledger import Ledger
@@ -33,6 +34,11 @@ class SplitRows:
     ledger: Ledger
     exemplars: Mapping[str, ExemplarSource] = field(default_factory=dict[str, ExemplarSource])
     """Where the exemplars of each evaluated task come from; empty where nothing is asked with exemplars."""
+
+
+def split_of(recipe: Recipe) -> HeldOutSplit:
+    """The recipe's catalogs, split by what it holds out; raises CatalogError and LeakageError as `hold_out` does."""
+    return hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
 
 
 def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = silent) -> SplitRows:

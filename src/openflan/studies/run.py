@@ -26,7 +26,7 @@ from openflan.studies.answer import answer
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
-from openflan.studies.rows import EVALUATED, SplitRows, read_split
+from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
 
 if TYPE_CHECKING:
     from openflan.encoding.boundary import Tokenizer
@@ -271,7 +271,7 @@ _read: dict[str, SplitRows] = {}
 def _rows_of(recipe: Recipe) -> SplitRows:
     key = recipe.to_toml()
     if key not in _read:
-        split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
+        split = split_of(recipe)
         _read.clear()
         _read[key] = read_split(split, recipe)
     return _read[key]
@@ -280,7 +280,7 @@ def _rows_of(recipe: Recipe) -> SplitRows:
 def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progress = silent) -> Path:
     """Only the tuning of one arm; gives the folder of the tuned model."""
     open_run(recipe, out)
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
+    split = split_of(recipe)
     rows = read_split(split, recipe, progress=progress)
     lock(recipe, split, rows, out)
     _set_threads(recipe)
