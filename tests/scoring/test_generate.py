@@ -1,6 +1,7 @@
 """Generation against transformers' own, and every way to end."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -58,6 +59,31 @@ def test_prompts_with_a_common_beginning_and_texts_of_many_lengths(architecture)
             assert one.text == full.text[: min(cuts)]
         else:
             assert not cuts and one == full
+
+
+def test_a_common_beginning_is_computed_once(llama, monkeypatch):
+    fed = []
+    forward = llama.model.forward
+
+    def counting(input_ids, **inputs):
+        fed.append(input_ids.numel())
+        return forward(input_ids=input_ids, **inputs)
+
+    shared = tuple(range(10, 50))
+    alike = [GenerationRequest(f"{i}", (*shared, 60 + i, *[9] * (i % 4))) for i in range(10)]
+    alone = [GenerationRequest(f"x{i}", (70 + i, *shared)) for i in range(3)]
+    expected = [generate(llama, [request], max_new_tokens=5, stops=[])[0] for request in (*alike, *alone)]
+    monkeypatch.setattr("openflan.scoring.generate.accepted_arguments", lambda _: frozenset(inspect_of(forward)))
+    monkeypatch.setattr(llama.model, "forward", counting)
+    assert generate(llama, [*alike, *alone], max_new_tokens=5, stops=[]) == expected
+    # Beginning, then the padded rests of ten prompts; the other three, which only look alike further on, whole.
+    assert sorted(count for count in fed if count > 10) == sorted([40, 10 * 4, 3 * 41])
+    # The order in which they come changes nothing.
+    assert generate(llama, [*alone, *alike[::-1]], max_new_tokens=5, stops=[]) == [*expected[10:], *expected[9::-1]]
+
+
+def inspect_of(function):
+    return inspect.signature(function).parameters
 
 
 def test_a_soft_prompt_survives_padding():
