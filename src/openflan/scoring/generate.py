@@ -293,8 +293,8 @@ def _continue(lm: "LanguageModel", batch: Sequence[GenerationRequest], rules: _R
 def _shared_beginning(model: Any, prompts: Sequence[Ids], device: Any) -> tuple[int, Any]:
     """The length of the beginning that all prompts share, and its keys and values, once for each; (0, None) for none.
 
-    Padding then stands between it and what follows, which is right where attention goes by mask and positions alone: not
-    where a layer counts places, looks back a number of them, or keeps a state.
+    Padding then stands between it and what follows, which is right where attention goes by mask and positions alone:
+    not where a layer counts places, looks back a number of them, or keeps a state.
     """
     import torch
 
