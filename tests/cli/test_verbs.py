@@ -47,7 +47,8 @@ def test_check_reports_a_users_folder_and_fails(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         (data / f"{split}.jsonl").write_text('{"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}\n' * 5)
     common = ("catalog", "check", "--catalog", str(folder), "--data-root", str(tmp_path / "data"), "--json")
-    assert json.loads(invoke(*common).stdout) == {"tasks": 1, "problems": [], "not_read": []}
+    report = json.loads(invoke(*common).stdout)
+    assert (report["tasks"], report["problems"], report["not_read"], report["rows"]) == (1, [], [], {"toy": 10})
     (folder / "toy.toml").write_text(task_toml("toy").replace("{{ hypothesis }}\n{{", "{{ hypotesis }}\n{{"))
     done = invoke(*common)
     assert done.exit_code == 1
