@@ -62,6 +62,17 @@ def test_render_shows_what_a_model_reads() -> None:
     assert all(example["inputs"] and example["targets"] for example in examples)
 
 
+def test_render_shows_exemplars_in_front() -> None:
+    common = ("render", "world_entailment", "--limit", "1", "--json")
+    plain, shown = (json.loads(invoke(*common, *more).stdout) for more in ((), ("--shots", "2")))
+    assert [example["exemplars"] for example in plain] == [[]] * len(plain)
+    assert all(len(example["exemplars"]) == 2 for example in shown)
+    assert all(example["row_id"] not in example["exemplar_rows"] for example in shown)
+    assert [example["inputs"] for example in shown] == [example["inputs"] for example in plain]
+    text = invoke("render", "world_entailment", "--shots", "2", "--template", plain[0]["template"]).stdout
+    assert text.count("exemplar: row train/") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -75,6 +86,11 @@ def test_render_shows_what_a_model_reads() -> None:
         (("render", "rte", "--template", "folows", "--data-root", "nowhere"), "no such"),
         (("report", "nowhere"), "nowhere"),
         (("compare", "nowhere", "elsewhere"), "elsewhere: no such run folder"),
+        (
+            ("evaluate", "--model", "world:small", "--hold-out", "nli", "--shots", "0,few"),
+            "few: expected whole numbers",
+        ),
+        (("run", "demo", "--shots", "3,3", "--dry-run"), "named twice"),
     ],
 )
 def test_errors_say_what_to_do(

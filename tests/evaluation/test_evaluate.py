@@ -50,7 +50,7 @@ def test_the_shape_is_the_agreed_one(tmp_path):
     task = plain["arms"]["tuned"]["tasks"]["t"]
     assert set(task) == {
         "metric", "n", "templates", "mean", "std", "by_template", "best_dev", "best_dev_template", "low", "high",
-        "chance", "majority", "ties", "near_ties", "unscored", "also",
+        "chance", "majority", "ties", "near_ties", "unscored", "also", "shots",
     }  # fmt: skip
     assert (task["metric"], task["n"], task["templates"], task["chance"]) == ("accuracy", 60, 3, 0.5)
     assert set(plain["arms"]["tuned"]["clusters"]) == {"nli", "sentiment"}
@@ -291,10 +291,55 @@ def test_nothing_to_score_is_an_error_not_a_zero():
         evaluated(frame([sample(task="tt")]))
 
 
-def test_several_numbers_of_exemplars_are_several_arms():
-    rows = [sample(arm="few_shot", row_id=str(i), shots=shots) for i in range(3) for shots in (1, 5)]
-    result = evaluated(frame([*rows, *(sample(row_id=str(i)) for i in range(3))]))
-    assert set(result.arms) == {"few_shot@1", "few_shot@5", "tuned"}
+ASKED = {"untuned": 0, "untuned@5": 5, "tuned": 0, "tuned@1": 1, "tuned@5": 5, "remote:x@main": 0}
+
+
+def with_exemplars(arms=ASKED) -> pl.DataFrame:
+    """Three items through two templates; the first is best on dev for arms shown exemplars, the second for others."""
+    return frame(
+        [
+            sample(
+                arm=arm, row_id=f"{split}/{i}", split=split, template=template, shots=max(0, shots - i),
+                value=float((template == "a") == (shots > 0)) if split == "dev" else float(i == 0),
+            )
+            for arm, shots in arms.items() for split in ("dev", "test") for i in range(3) for template in ("a", "b")
+        ]
+    )  # fmt: skip
+
+
+def test_each_number_of_exemplars_is_an_arm_of_its_own():
+    result = evaluated(with_exemplars())
+    assert set(result.arms) == set(ASKED)
+    tasks = {arm: numbers["tasks"]["t"] for arm, numbers in result.arms.items()}
+    assert {arm: task["best_dev_template"] for arm, task in tasks.items()} == {
+        arm: "a" if shots else "b" for arm, shots in ASKED.items()
+    }
+    # What fitted is recorded, not what was asked for: 5, 4 and 3 exemplars before the three items.
+    assert (tasks["tuned"]["shots"], tasks["tuned@5"]["shots"]) == (0.0, 4.0)
+    assert result.arms["tuned@5"]["clusters"]["nli"]["shots"] == 4.0
+
+
+def test_the_presence_of_exemplars_moves_no_zero_shot_number():
+    alone = evaluated(with_exemplars({arm: shots for arm, shots in ASKED.items() if not shots}))
+    together = evaluated(with_exemplars())
+    assert {arm: together.arms[arm] for arm in alone.arms} == alone.arms
+    adjusted = {"p_holm", "tasks"}
+    found = {(d["arm"], d["against"]): {k: v for k, v in d.items() if k not in adjusted} for d in together.differences}
+    for d in alone.differences:
+        assert found[d["arm"], d["against"]] == {k: v for k, v in d.items() if k not in adjusted}
+
+
+def test_arms_are_compared_with_their_like():
+    pairs = [(d["arm"], d["against"]) for d in evaluated(with_exemplars()).differences]
+    assert pairs == [
+        ("tuned", "remote:x@main"),
+        ("tuned", "untuned"),
+        ("tuned", "untuned@5"),
+        ("tuned@5", "untuned@5"),
+        ("tuned@1", "tuned"),
+        ("tuned@5", "tuned"),
+        ("untuned@5", "untuned"),
+    ]
 
 
 def test_generated_tasks_have_no_chance_level_and_corpus_metrics_their_own_interval():

@@ -23,6 +23,7 @@ from openflan.evaluation.result import (
     TaskResult,
     rounded,
 )
+from openflan.evaluation.samples import without_shots
 from openflan.evaluation.statistics import RESAMPLES, Floats, Ints
 
 GROUP_NUMBER = "group_number"
@@ -84,13 +85,14 @@ def evaluate(
     """Means, intervals and paired differences of all arms; `arm` is compared with every other one.
 
     `samples` has the columns of `SAMPLE_SCHEMA`. Rows of split "dev" do nothing but choose a template. An arm asked
-    with several numbers of exemplars counts as several arms, "few_shot@5" say. Neither the order of rows nor the
-    presence of other arms or tasks moves an arm's numbers (Holm's adjustment aside). `fingerprint` names the run; by
-    default it is made of the numbers.
+    with exemplars is an arm of its own, "tuned@5" say (`samples.with_shots`); such arms are also compared with the
+    others of as many exemplars, and with themselves without any. Neither the order of rows nor the presence of other
+    arms or tasks moves an arm's numbers (Holm's adjustment aside). `fingerprint` names the run; by default it is made
+    of the numbers.
 
     Raises RunError where there is nothing to evaluate, a task is unknown, or an arm has no scored test row for a task.
     """
-    answers = _answers(_named_arms(samples), tasks)
+    answers = _answers(_numbered(samples), tasks)
     settings = _Settings(seed, resamples)
     arms: dict[str, ArmResult] = {}
     for name in sorted({one.arm for one in answers}):
@@ -125,11 +127,9 @@ def best_on_dev(dev: pl.DataFrame, measure: Metric, order: Sequence[str]) -> str
 # Reading the samples
 
 
-def _named_arms(samples: pl.DataFrame) -> pl.DataFrame:
-    several = pl.col("shots").n_unique().over("arm") > 1
-    named = pl.when(several).then(pl.format("{}@{}", "arm", "shots")).otherwise(pl.col("arm"))
+def _numbered(samples: pl.DataFrame) -> pl.DataFrame:
     numbered = pl.col("group").rank("dense").cast(pl.Int64).alias(GROUP_NUMBER)
-    return samples.with_columns(named.alias("arm"), numbered).sort("arm", "task", "split", "row_id", "template")
+    return samples.with_columns(numbered).sort("arm", "task", "split", "row_id", "template")
 
 
 def _answers(samples: pl.DataFrame, tasks: Mapping[str, Task]) -> list[_Answers]:
@@ -201,12 +201,12 @@ def row_sums(rows: pl.DataFrame, measure: Metric) -> Floats:
 
 def outcomes_of(rows: pl.DataFrame) -> list[Outcome]:
     """Scored sample rows as what metrics are computed from."""
-    columns = (rows[name].to_list() for name in ("options", "gold", "predicted", "prediction", "references"))
+    columns = (rows[name].to_list() for name in ("options", "gold", "predicted", "prediction", "references", "grade"))
     return [
         Outcome(prediction=prediction, references=tuple(references))
         if predicted is None
-        else ranked(options, gold, predicted)
-        for options, gold, predicted, prediction, references in zip(*columns, strict=True)
+        else ranked(options, gold, predicted, grade)
+        for options, gold, predicted, prediction, references, grade in zip(*columns, strict=True)
     ]
 
 
@@ -264,6 +264,7 @@ def _task(one: _Answers, resampled: _Resampled) -> TaskResult:
         "metric": one.measure.name,
         "n": int(np.unique(one.items).size),
         "templates": len(one.templates),
+        "shots": float(one.rows["shots"].cast(pl.Float64).mean() or 0.0),  # pyright: ignore[reportArgumentType]
         "mean": float(statistics.over_templates(sums.sum(0), finish)),
         "std": float(values.std()),
         "by_template": by_template,
@@ -339,6 +340,7 @@ def _cluster(
         "low": low,
         "high": high,
         "n": sum(items),
+        "shots": float(np.mean([tasks[name]["shots"] for name in names])),
         "tasks": list(names),
         "chance": float(np.mean(chances)) if len(chances) == len(names) else None,
     }
@@ -363,15 +365,13 @@ def _cluster_draws(cluster: str, tasks: Sequence[_Resampled], settings: _Setting
 
 def _differences(answers: Sequence[_Answers], arm: str, settings: _Settings) -> list[ClusterDifference]:
     by_key = {(one.arm, one.task.name): one for one in answers}
-    others = sorted({one.arm for one in answers} - {arm})
-    clusters = sorted({one.cluster for one in answers if one.arm == arm})
     found: list[ClusterDifference] = []
-    for other in others:
-        for cluster in clusters:
+    for first, other in _compared({one.arm for one in answers}, arm):
+        for cluster in sorted({one.cluster for one in answers if one.arm == first}):
             pairs: dict[str, Pair] = {}
             for one in answers:
                 against = by_key.get((other, one.task.name))
-                if one.arm == arm and one.cluster == cluster and against is not None:
+                if one.arm == first and one.cluster == cluster and against is not None:
                     pair = _pair(one, against, settings)
                     if pair is not None:
                         pairs[one.task.name] = pair
@@ -385,10 +385,22 @@ def _differences(answers: Sequence[_Answers], arm: str, settings: _Settings) -> 
                     )
                 )
                 within = {name: paired.difference([pair]) for name, pair in pairs.items()}
-                found.append({"arm": arm, "against": other, "cluster": cluster, **whole, "tasks": within})
+                found.append({"arm": first, "against": other, "cluster": cluster, **whole, "tasks": within})
     paired.adjust(found)
     paired.adjust([task for difference in found for task in difference["tasks"].values()])
     return found
+
+
+def _compared(arms: set[str], arm: str) -> list[tuple[str, str]]:
+    """The pairs of arms compared: `arm` with every other one; with k exemplars, with the others that are shown k; and
+    every arm that is shown exemplars with itself without."""
+    asked = {name: without_shots(name) for name in sorted(arms)}
+    pairs = [(arm, other) for other, (base, _) in asked.items() if base != arm]
+    for name, (base, shots) in asked.items():
+        if shots and base == arm:
+            pairs += [(name, other) for other, (_, its) in asked.items() if its == shots and other != name]
+    pairs += [(name, base) for name, (base, shots) in asked.items() if shots and base in arms]
+    return [pair for pair in pairs if pair[0] in arms]
 
 
 def _pair(one: _Answers, other: _Answers, settings: _Settings) -> Pair | None:

@@ -32,7 +32,7 @@ from openflan.sources import prepare, read
 from openflan.sources.hub import go_offline_if_unreachable
 from openflan.sources.read import SourceSettings, can_be_read, iter_rows, source_identity
 
-FORMAT = 1
+FORMAT = 2
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 BATCH_ROWS = 1_000
 """Rows that are decoded columns and text at one time while a store is written."""
@@ -187,13 +187,13 @@ def _build(job: StoreJob, work: Path) -> None:
 
 def _encode(row: ReadRow, *, keep_raw: bool) -> str:
     raw = dict(row.raw) if keep_raw else {}
-    value = [dict(row.columns), raw, row.options, row.gold, row.texts, row.group]
+    value = [dict(row.columns), raw, row.options, row.gold, row.texts, row.group, row.grade]
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
 def _decode(row_id: str, text: str) -> ReadRow:
-    columns, raw, options, gold, texts, group = json.loads(text)
-    return ReadRow(row_id, columns, raw, tuple(options), tuple(gold), tuple(texts), group)
+    columns, raw, options, gold, texts, group, grade = json.loads(text)
+    return ReadRow(row_id, columns, raw, tuple(options), tuple(gold), tuple(texts), group, grade)
 
 
 def _task_content(task: Task) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openflan.reports.arms import cluster_words, in_order, style
+from openflan.reports.arms import cluster_words, exemplars_words, in_order, style
 from openflan.reports.finding import reading, split_title, verdict, versus
 from openflan.reports.numbers import BLANK, count, interval, p_value, percent, points, points_interval
 from openflan.reports.provenance import entries
@@ -49,6 +49,7 @@ class Grid:
 
 _SCORE_COLUMNS = (
     Column("Arm", number=False),
+    Column("Exemplars"),
     Column("Mean"),
     Column("95 % interval"),
     Column("Deviation"),
@@ -67,16 +68,17 @@ _SCORE_COLUMNS = (
 def score_grid(run: Run) -> Grid:
     """Every arm on every task and cluster, in percent; columns that no row fills are left out."""
     groups = [
-        _score_group(f"{cluster_words(c).capitalize()} (mean)", run.on_cluster(c), total=True) for c in run.clusters
+        _score_group(f"{cluster_words(c).capitalize()} (mean)", run.on_cluster(c), run, total=True)
+        for c in run.clusters
     ]
-    groups += [_score_group(task, run.on_task(task), total=False) for task in run.tasks]
+    groups += [_score_group(task, run.on_task(task), run, total=False) for task in run.tasks]
     return trim(Grid((Column("Task", number=False), *_SCORE_COLUMNS), tuple(groups)))
 
 
 def overview_grid(report: Report) -> Grid:
     """The cluster means of every split."""
     groups = [
-        _score_group(split_title(run, cluster), run.on_cluster(cluster), total=False)
+        _score_group(split_title(run, cluster), run.on_cluster(cluster), run, total=False)
         for run in report.runs
         for cluster in run.clusters
     ]
@@ -153,12 +155,13 @@ def mixture_grid(lock: Mapping[str, Any]) -> Grid | None:
     )
 
 
-def _score_group(title: str, arms: Mapping[str, Measured], *, total: bool) -> RowGroup:
+def _score_group(title: str, arms: Mapping[str, Measured], run: Run, *, total: bool) -> RowGroup:
     rows: list[Row] = []
     for arm in in_order(arms):
         m = arms[arm]
         cells = (
             Cell(style(arm).title + (" (has seen it)" if style(arm).seen else ""), ""),
+            Cell(exemplars_words(arm, m.shots) if run.has_exemplars else BLANK, "number side"),
             Cell(percent(m.mean), "mean"),
             Cell(interval(m.low, m.high), "range"),
             Cell(percent(m.std), "number side"),

@@ -38,9 +38,9 @@ def answer(
     ledger: Ledger,
     report: Callable[[int, int], None],
 ) -> pl.DataFrame:
-    """The samples of one arm. Finished chunks are kept in `folder`; examples that do not fit the model are counted.
+    """The samples of one arm, asked in one way; examples that do not fit the model are counted in `ledger`.
 
-    `report` is given the number of answered and of all examples.
+    Finished chunks are kept in `folder`. `report` is given the number of answered and of all examples.
     """
     from openflan.scoring import generate, rank
 
@@ -63,17 +63,21 @@ def answer(
         store=folder / "generate",
         report=lambda done: report(len(options) + done, total),
     )
-    by_id = {f"{e.task} {e.row_id} {e.template}": (part, e) for part, e in examples}
+    part_of = {(e.task, e.row_id): part for part, e in examples}
+    read = {f"{e.task} {e.row_id} {e.template}": e.read for e in (*options, *prompts)}
     shown = _shown(examples)
     samples: list[SampleScore] = []
 
     def about(one: "OptionScores | Generation") -> tuple[Example, dict[str, Any]]:
-        part, example = by_id[one.id]
+        example = read[one.id]
         task = tasks[example.task]
-        prompt = prompt_format.of(example)
         return example, {
-            "arm": arm, "cluster": task.clusters[0], "split": part, "metric_name": task.metrics[0], "prompt": prompt,
-        }  # fmt: skip
+            "arm": arm,
+            "cluster": task.clusters[0],
+            "split": part_of[example.task, example.row_id],
+            "metric_name": task.metrics[0],
+            "prompt": prompt_format.of(example),
+        }
 
     for scores in ranked:
         example, facts = about(scores)
@@ -82,9 +86,7 @@ def answer(
         example, facts = about(generation)
         samples.append(SampleScore.generation(example, generation, **facts))
     return sample_frame(
-        dataclasses.replace(
-            sample, prompt=prompt_format.of(by_id[f"{sample.task} {sample.row_id} {sample.template}"][1])
-        )
+        dataclasses.replace(sample, prompt=prompt_format.of(read[f"{sample.task} {sample.row_id} {sample.template}"]))
         if (sample.task, sample.row_id) in shown
         else sample
         for sample in samples
