@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from openflan.errors import ModelError
 from openflan.models.soft_prompt import add_soft_prompt
 from openflan.scoring.forward import readout
-from openflan.scoring.rank import OptionScores, ScoreRequest, ScoringCost, _plan, score
+from openflan.scoring.padded import texts_to_read
+from openflan.scoring.rank import OptionScores, ScoreRequest, ScoringCost, score
 
 from .conftest import CONFIGS, naive, tiny
 
@@ -85,9 +86,9 @@ TREES = st.lists(
 
 
 @given(TREES)
-def test_a_plan_feeds_no_text_twice_and_asks_for_every_token_once(tree):
+def test_padded_scoring_feeds_no_text_twice_and_asks_for_every_token_once(tree):
     requests = [ScoreRequest(str(i), prompt, tuple(options)) for i, (prompt, options) in enumerate(tree)]
-    sequences = _plan(requests)
+    sequences = texts_to_read(requests)
     fed = [sequence.ids for sequence in sequences]
     assert not any(a == b[: len(a)] for i, a in enumerate(fed) for j, b in enumerate(fed) if i != j)
     asked = sorted((place, s.ids[: position + 1], token) for s in sequences for position, token, place in s.wanted)
@@ -113,7 +114,11 @@ def test_single_token_options_cost_their_prompt_and_nothing_else(llama):
     requests = [ScoreRequest("a", (5, 6, 7, 8), ((9,), (10,), (11,))), ScoreRequest("b", (5, 6), ((7,),))]
     score(llama, requests, report=costs.append)
     # "b" is read off "a", whose beginning it is.
-    assert costs == [ScoringCost(requests=2, options=4, tokens=4, positions=2, row_per_option_tokens=3 * 4 + 2)]
+    assert costs == [
+        ScoringCost(
+            engine="trees", requests=2, options=4, tokens=4, positions=2, row_per_option_tokens=3 * 4 + 2, floor_tokens=4
+        )
+    ]
     assert "3.5x fewer" in str(costs[0])
 
 
