@@ -1,5 +1,6 @@
 """A plan computes every token once, in an order that has what each token needs, within its limits."""
 
+import itertools
 import random
 
 import pytest
@@ -49,7 +50,10 @@ def test_every_token_is_computed_once_and_every_request_is_found_in_the_plan(req
     assert set(texts) == prefixes_of(requests)
     assert [len(text) - 1 for text in texts] == plan.positions.tolist()
     expected = [
-        (r.prompt_ids + option[:k], token) for r in requests for option in r.option_ids for k, token in enumerate(option)
+        (r.prompt_ids + option[:k], token)
+        for r in requests
+        for option in r.option_ids
+        for k, token in enumerate(option)
     ]
     asked = zip(plan.asked_at.tolist(), plan.asked.tolist(), strict=True)
     assert [(texts[place], token) for place, token in asked] == expected
@@ -120,7 +124,7 @@ def test_chunks_take_every_request_in_order(requests, most):
     ordered = sorted(requests, key=lambda request: request.prompt_ids)
     borders = chunk_borders(ordered, most)
     assert borders[0] == 0 and borders[-1] == len(ordered)
-    assert all(0 < stop - start <= most for start, stop in zip(borders, borders[1:], strict=False))
+    assert all(0 < stop - start <= most for start, stop in itertools.pairwise(borders))
 
 
 def test_a_chunk_ends_where_little_is_shared():

@@ -116,7 +116,13 @@ def test_single_token_options_cost_their_prompt_and_nothing_else(llama):
     # "b" is read off "a", whose beginning it is.
     assert costs == [
         ScoringCost(
-            engine="trees", requests=2, options=4, tokens=4, positions=2, row_per_option_tokens=3 * 4 + 2, floor_tokens=4
+            engine="trees",
+            requests=2,
+            options=4,
+            tokens=4,
+            positions=2,
+            row_per_option_tokens=3 * 4 + 2,
+            floor_tokens=4,
         )
     ]
     assert "3.5x fewer" in str(costs[0])

@@ -7,8 +7,8 @@ Takes `ScoreRequest`s, gives a `Plan`; pure arithmetic on token ids. Read next: 
 2. The trie is cut into *trees*. Attention inside a tree costs the square of its size, so a large one is cut at its
    first fork: what stands before the fork becomes a tree of one branch whose keys and values are kept (a *prefix*) for
    the trees behind it. Where to cut is decided by what attention costs, from the leaves up.
-3. Trees are laid depth first into *passes*, rows of tokens that go through the model together. A prefix is dropped after
-   the last pass that needs it, and prefixes alive at one time stay within a budget.
+3. Trees are laid depth first into *passes*, rows of tokens that go through the model together. A prefix is dropped
+   after the last pass that needs it, and prefixes alive at one time stay within a budget.
 
     requests   "a b c" -> "d e", "d f g"; "a b x" -> "y"          (the last token of an option is not fed)
     texts      a b c d · a b c d f · a b x
@@ -109,8 +109,8 @@ class Plan:
 def make_plan(requests: "Sequence[ScoreRequest]", *, pass_tokens: int, kept_tokens: int, call: int = CALL) -> Plan:
     """The plan for some requests, each of whose prompts and options has at least one token.
 
-    pass_tokens: the most tokens of a pass. kept_tokens: the most tokens whose keys and values are alive at one time; what
-    one text needs (all of it but its last branch) is kept in any case.
+    pass_tokens: the most tokens of a pass. kept_tokens: the most tokens whose keys and values are alive at one time;
+    what one text needs (all of it but its last branch) is kept in any case.
     """
     texts, host_of = _texts(requests)
     trie = _trie(texts, pass_tokens)
@@ -143,7 +143,7 @@ def _shared(first: bytes, second: bytes) -> int:
 
 
 def _texts(requests: "Sequence[ScoreRequest]") -> tuple[list[bytes], list[list[int]]]:
-    """The texts to feed in order, none of which begins another, and for each request's options the text it is read off."""
+    """The texts to feed in order, none of which begins another; the text that each option of a request is read off."""
     asked: list[list[bytes]] = []
     for request in requests:
         prompt = _packed(request.prompt_ids)
@@ -319,7 +319,7 @@ def _assemble(
     parts: list[Array] = []
     positions: list[Array] = []
     place_of = [0] * len(trie.text)  # of each branch's first token in the plan
-    chains = {-1: ()}  # the prefixes down to a branch
+    chains: dict[int, tuple[int, ...]] = {-1: ()}  # the prefixes down to a branch
     last_use: dict[int, int] = {}
     for tree in trees:
         if tree.kept:

@@ -305,9 +305,7 @@ def _engine(
 def _padded_engine(lm: "LanguageModel", model: Readout, batch_tokens: int | None, reason: str) -> _Engine:
     log.warning("%s is scored by padded texts, which takes several times as long: %s", lm.name, reason)
     size = batch_tokens or padded.BATCH_TOKENS
-    return _Engine(
-        f"padded texts ({reason})", [padded.NAME, size], lambda chunk: score_padded(model, chunk, size)
-    )
+    return _Engine(f"padded texts ({reason})", [padded.NAME, size], lambda chunk: score_padded(model, chunk, size))
 
 
 def _records(requests: Sequence[ScoreRequest], values: Nats) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Carries a plan out on any causal language model that attends through transformers' interface.
 
-Takes a `Plan`, gives the log-probability of each token asked for. Whether a model can be scored this way is tried on the
-model itself (`check_tree`); nothing is known by name. Read next: `tree_attention.py`.
+Takes a `Plan`, gives the log-probability of each token asked for. Whether a model can be scored this way is tried on
+the model itself (`check_tree`); nothing is known by name. Read next: `tree_attention.py`.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from openflan.errors import ModelError
 from openflan.models.packed_attention import attention
 from openflan.scoring.forward import Readout, inference, readout, token_nats, whole_logits
 from openflan.scoring.padded import Spent, texts_to_read
@@ -35,7 +36,8 @@ KEPT_BYTES = 1 << 28
 TOLERANCE = {torch.float32: 3e-4, torch.float16: 0.06, torch.bfloat16: 0.3}
 """Nats for one token. Half precision moves log-probabilities by up to 0.13 between batch sizes of one engine."""
 
-Ids = tuple[int, ...]
+NO_INTERFACE = "it does not attend through transformers' attention interface"
+
 Nats = npt.NDArray[np.float32]
 
 
@@ -96,6 +98,8 @@ class TreeScorer:
             scored = torch.from_numpy(rows if len(rows) else np.zeros(1, np.int64)).to(self.model.device)
             self.state = PassState(one.trees, self.kept, scored, self.last.call if self.last else None)
             hidden = self._hidden(plan.token_ids[one.start : one.stop], plan.positions[one.start : one.stop])
+            if self.state.module is None:
+                raise ModelError(NO_INTERFACE)
             for name in one.release:
                 del self.kept[name]
             if len(rows):
@@ -197,11 +201,15 @@ def set_up_tree(lm: "LanguageModel", model: Readout) -> tuple[TreeCheck, TreeSco
         found = max(difference(scorer, call) for call in (CALL, 0))
     except Exception as error:  # an architecture can fail in any way here, and each of them is an answer
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return TreeCheck(f"{name} does not run as trees: {said}"), None
+        if scorer.state is not None and scorer.state.module is None and said != NO_INTERFACE:
+            said = f"{NO_INTERFACE} ({said})"
+        return TreeCheck(f"{name}: {said}"), None
     state = scorer.state
-    if state is None or state.module is None:
-        return TreeCheck(f"{name} does not attend through transformers' attention interface"), None
+    assert state is not None and state.module is not None
     check = TreeCheck(None, found, 2 * len(expected), state.window, state.token_bytes)
+    longest = max(len(text.ids) for text in texts_to_read(requests))
+    if found > tolerance and state.window is not None and state.window < longest:
+        return replace(check, reason=f"{name}: its sliding window of {state.window} tokens is too short to check"), None
     if found > tolerance:
         said = f"differ by up to {found:.1e} nats, allowed are {tolerance:.0e}"
         return replace(check, reason=f"{name}: log-probabilities as trees and alone {said}"), None

@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from openflan.errors import ModelError
 from openflan.models.packed_attention import HARMLESS
-from openflan.scoring.plan import Pass, Tree
+from openflan.scoring.plan import Tree
 
 NAME = "openflan_tree"
 CUDA_VARLEN_TYPES = (torch.float16, torch.bfloat16)
@@ -261,7 +261,8 @@ def _levels(trees: Sequence[Tree], kept: dict[int, list[KeysValues]], device: to
     for tree in trees:
         depths: list[int] = []
         for branch in tree.branches:
-            itself.append((range(branch.start, branch.stop),) * 2)
+            rows = range(branch.start, branch.stop)
+            itself.append((rows, rows))
             depths.append(depths[branch.parent] + 1 if branch.parent >= 0 else 0)
         for branch, depth, end in zip(tree.branches, depths, _ends(tree), strict=True):
             if end > branch.stop:
@@ -387,9 +388,7 @@ def _attend_flex(
     keys = torch.cat([*(part.keys for part in before), key], 2)
     values = torch.cat([*(part.values for part in before), value], 2)
     grouped = query.shape[1] != key.shape[1]
-    out: Any = _flex(query.is_cuda)(
-        query, keys, values, block_mask=state.block_mask, scale=scaling, enable_gqa=grouped
-    )
+    out: Any = _flex(query.is_cuda)(query, keys, values, block_mask=state.block_mask, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2)
 
 
