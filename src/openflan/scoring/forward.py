@@ -23,6 +23,8 @@ HEAD_VALUES = 1 << 22
 FEWEST_POSITIONS, MOST_POSITIONS = 64, 512
 SUMMED_POSITIONS = 16
 """The log-sum-exp makes a copy of its argument, which is to stay in a cache as well."""
+PROBED = 8
+"""Tokens on which body and head are tried."""
 log = logging.getLogger(__name__)
 
 # B = sequences in the batch, T = tokens of the longest, H = hidden size, M = scored positions, V = vocabulary.
@@ -92,7 +94,7 @@ def readout(model: Any, probe_ids: tuple[int, ...]) -> Readout:
     if halves is None:
         log.warning("%s: body and head not told apart; scoring with full logits", type(model).__name__)
         return whole
-    ids = torch.tensor([probe_ids[:32]], device=device)
+    ids = torch.tensor([probe_ids[:PROBED]], device=device)
     mask = torch.ones_like(ids)
     logits = whole.body(ids, mask)[0]
     expected, got = logits.float(), halves.head(halves.body(ids, mask)[0])
