@@ -235,7 +235,15 @@ def _score_all(
                 positions=spent.positions,
                 row_per_option_tokens=sum(len(r.prompt_ids) + len(o) - 1 for r in chunk for o in r.option_ids),
             )
-            return _records(chunk, values)
+            return [
+                record if all(None not in tokens for tokens in record["logprobs"]) else again(request)
+                for request, record in zip(chunk, _records(chunk, values), strict=True)
+            ]
+
+        def again(request: ScoreRequest) -> dict[str, Any]:
+            # Attention multiplies what it masks by zero, and zero times infinity is not a number: a request may have
+            # caught it from a neighbour in the same tree.
+            return _records([request], engine.score([request])[0])[0]
 
         def content(request: ScoreRequest) -> list[Any]:
             return [request.id, request.prompt_ids, request.option_ids]
