@@ -88,10 +88,8 @@ def run_score(llama, monkeypatch, tmp_path):
     monkeypatch.setattr(load, "load_model", lambda name: llama)
 
     def run(*arguments, records):
-        found = CliRunner().invoke(
-            app, ["score", "--model", "x", "--requests", str(lines(tmp_path, *records)), *arguments]
-        )
-        return found
+        path = str(lines(tmp_path, *records))
+        return CliRunner().invoke(app, ["score", "--model", "x", "--requests", path, *arguments])
 
     return run
 
