@@ -6,7 +6,7 @@
 
 Times are CPU seconds of this process, pinned to one core, from texts to log-probabilities, tokenization included; each
 is the median over rounds in which all engines take turns. The models are random: what is measured does not depend on
-what they know. Read `workload.py` for them and for the requests.
+what they know. Read `scoring_workload.py` for them and for the requests.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from scoring_workload import Item, Words, build_model, workload
 from torch.nn import functional
-from workload import Item, Words, build_model, workload
 
 from openflan.artifacts import write_text
 from openflan.models.load import LanguageModel, load_model
