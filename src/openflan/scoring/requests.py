@@ -1,6 +1,7 @@
 """The files of `openflan score`: any harness can write the questions and read the answers.
 
-Takes JSON lines {"id", "inputs", "options": [...]}, gives JSON lines {"id", "logprobs", "tokens", "bytes"}.
+Takes JSON lines {"id", "inputs", "options": [...]}, gives JSON lines {"id", "logprobs", "tokens", "bytes"},
+or {"id", "error"}.
 Read next: `rank.py`.
 """
 
@@ -94,9 +95,14 @@ def encode_requests(lm: "LanguageModel", requests: Sequence[TextRequest]) -> tup
 
 
 def answers(requests: Sequence[TextRequest], scores: Iterable[OptionScores]) -> list[dict[str, Any]]:
-    """A plain record for each request: summed log-probability (nats), scored tokens and UTF-8 bytes of each option."""
+    """A plain record for each request: summed log-probability (nats), scored tokens and UTF-8 bytes of each option.
+
+    Where there are no scores the record says why under "error".
+    """
     return [
-        {
+        {"id": request.id, "error": one.problem}
+        if one.problem
+        else {
             "id": request.id,
             "logprobs": list(one.sums),
             "tokens": list(one.tokens),

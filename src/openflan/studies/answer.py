@@ -52,9 +52,20 @@ def answer(
     room = lengths.model_copy(update={"targets": min(lengths.targets, settings.max_new_tokens)})
     prompts = encode_prompts([e for _, e in to_write], tokenizer, prompt_format, room, ledger, **limits)
     total = len(options) + len(prompts)
-    ranked = rank.score(
-        lm, rank.requests_of(options), store=folder / "rank", report=lambda cost: report(cost.requests, total)
-    )
+    cost = rank.ScoringCost()
+
+    def ranking(now: rank.ScoringCost) -> None:
+        nonlocal cost
+        cost = now
+        report(now.requests, total)
+
+    # Strict: what a machine's speed is like when a run goes on must not show in its numbers.
+    ranked = rank.score(lm, rank.requests_of(options), store=folder / "rank", strict=True, report=ranking)
+    if cost.ties or cost.close:
+        ledger.note(
+            f"rank: {arm}: of {cost.requests:,} answers {cost.ties:,} are ties (the first option counts) and "
+            f"{cost.close:,} are decided by less than the numeric noise"
+        )
     written = generate.generate(
         lm,
         generate.requests_of(prompts),
