@@ -12,7 +12,7 @@ import polars as pl
 
 from openflan.errors import Problem, RunError, nearest
 from openflan.evaluation.compare import Side
-from openflan.evaluation.samples import read_samples
+from openflan.evaluation.samples import read_samples, without_shots
 from openflan.reports.finding import BASELINES
 from openflan.reports.reading import Run, mapping, read_run
 
@@ -65,7 +65,7 @@ def _side(name: Literal["a", "b"], text: str, given: str, *, instead_of: Side | 
     if not (folder / SAMPLES).is_file() and (inner := sorted(p.parent.name for p in folder.glob(f"*/{SAMPLES}"))):
         raise RunError(Problem(str(folder), "is a folder of runs, not one", f"it has {', '.join(inner)}"))
     run = read_run(folder)
-    samples = read_samples(folder / SAMPLES).filter(pl.col("split") == "test")
+    samples = _by_exemplars_asked(read_samples(folder / SAMPLES).filter(pl.col("split") == "test"))
     if samples.is_empty():
         raise RunError(Problem(str(folder), "has no test sample"))
     taken = "" if instead_of is None else str(instead_of.about["arm"])
@@ -83,6 +83,21 @@ def _side(name: Literal["a", "b"], text: str, given: str, *, instead_of: Side | 
             if measured.metric
         },
         about=_about(run, arm, sorted(set(samples["shots"].to_list()))),
+    )
+
+
+def _by_exemplars_asked(samples: pl.DataFrame) -> pl.DataFrame:
+    """Samples with the arm apart from the number of exemplars it was to be shown.
+
+    A prompt may hold fewer than that where not all fitted; it is still an answer of that arm. An arm that takes what
+    fits counts by the most it was shown.
+    """
+    asked: dict[str, int] = {}
+    for name, most in samples.group_by("arm").agg(pl.col("shots").max()).iter_rows():
+        asked[name] = without_shots(name)[1] or int(most)
+    return samples.with_columns(
+        pl.col("arm").replace_strict({name: without_shots(name)[0] for name in asked}),
+        pl.col("arm").replace_strict(asked, return_dtype=pl.Int32).alias("shots"),
     )
 
 
