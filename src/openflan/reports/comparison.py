@@ -259,7 +259,8 @@ def render_comparison(comparison: Comparison, *, show_items: bool = False) -> Re
 
 _LEGEND = (
     f"Percent; {A_MINUS_B} in points, means over templates; intervals of 95 % from resampled items; p by exchanging A "
-    "and B; could show: the smallest true difference found with 80 % power, before Holm's adjustment."
+    "and B; could show: the smallest true difference found with 80 % power, before Holm's adjustment; groups: what is "
+    "drawn, items that share nothing being groups of their own."
 )
 
 
@@ -280,7 +281,7 @@ def _sentence_line(comparison: Comparison, entry: Entry) -> Text:
     return Text.assemble((sentence(comparison, entry), tone), (f" {remark}" if remark else "", "dim"))
 
 
-_COLUMNS = ("A", "B", A_MINUS_B, "95 % interval", "p", "p, Holm", "could show", "n", "wordings", "reading")
+_COLUMNS = ("A", "B", A_MINUS_B, "95 % interval", "p", "p, Holm", "could show", "n", "groups", "wordings", "reading")
 
 
 def _cells(entry: Compared) -> list[str]:
@@ -293,6 +294,7 @@ def _cells(entry: Compared) -> list[str]:
         _bare(entry["p_holm"]),
         percent(entry["smallest_detectable"]),
         count(entry["n"]),
+        count(entry["groups"]),
         _wordings(entry),
         verdict_words(entry),
     ]
@@ -322,13 +324,13 @@ def _lines(comparison: Comparison) -> list[Text]:
     lines: list[Text] = []
     for entry in (*comparison.clusters, *comparison.tasks):
         tone = {"higher": ACCENT, "lower": "bold"}.get(entry["reading"], "")
-        a, b, mean, bounds, p, adjusted, able, n, wordings, verdict = _cells(entry)
+        a, b, mean, bounds, p, adjusted, able, n, groups, wordings, verdict = _cells(entry)
         lines.append(
             Text.assemble(
                 (_where(comparison, entry), "bold" if "tasks" in entry else ""),
                 f"  A {a}, B {b}, ",
                 (f"{mean} ({bounds}): {verdict}", tone),
-                (f"; p {p}, Holm {adjusted}, could show {able}, n {n}, wordings {wordings}", "dim"),
+                (f"; p {p}, Holm {adjusted}, could show {able}, n {n}, groups {groups}, wordings {wordings}", "dim"),
             )
         )
     return lines
@@ -410,7 +412,8 @@ def _figure(comparison: Comparison) -> list[Markup]:
 
 
 def _difference_grid(comparison: Comparison) -> Grid:
-    kinds = ("number", "number", "mean", "range", "number", "number", "number", "number", "number side", "side")
+    plain = ("number",) * 4
+    kinds = ("number", "number", "mean", "range", *plain, "number side", "number side", "side")
     groups: dict[str, list[Row]] = {}
     for cluster in comparison.clusters:
         within = [
@@ -426,7 +429,7 @@ def _difference_grid(comparison: Comparison) -> Grid:
             )
             for name, entry in rows
         ]
-    written = {"could show": "Could show", "wordings": "Wordings", "reading": "Reading"}
+    written = {"could show": "Could show", "groups": "Groups", "wordings": "Wordings", "reading": "Reading"}
     heads = [Column(written.get(title, title), number=title != "reading") for title in _COLUMNS]
     columns = (Column("Cluster", number=False), Column("On", number=False), *heads)
     return trim(Grid(columns, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items())))
