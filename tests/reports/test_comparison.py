@@ -71,7 +71,8 @@ def test_folders_and_arms_may_hold_colons(tmp_path: Path) -> None:
 
 def test_an_arm_may_be_named_with_its_exemplars(tmp_path: Path) -> None:
     tuned = SAMPLES.filter(arm="tuned")
-    rows = pl.concat(tuned.with_columns(pl.lit(name).alias("arm"), pl.lit(shots, pl.Int32).alias("shots"))
+    rows = pl.concat(
+        tuned.with_columns(pl.lit(name).alias("arm"), pl.lit(shots, pl.Int32).alias("shots"))
         for name, shots in (("tuned", 0), ("tuned@5", 5))
     )
     folder = write_run(tmp_path / "shots", rows, TASKS)
