@@ -8,11 +8,12 @@ import typer
 
 from openflan.cli import options
 from openflan.cli.console import err, shown_progress
+from openflan.models.remote import is_remote
 from openflan.studies.progress import ProgressEvent
 
 
 def score(
-    model: Annotated[str, typer.Option(help="Hub id, folder, or world:small|base|base-1|base-2.")],
+    model: Annotated[str, typer.Option(help=options.ANY_MODEL)],
     requests: Annotated[Path, typer.Option(help='JSON lines {"id": …, "inputs": "…", "options": ["…"]}.')],
     out_: Annotated[Path | None, typer.Option("--out", help="Where answers go.", show_default="stdout")] = None,
     store: Annotated[
@@ -26,18 +27,17 @@ def score(
 
     Example: openflan score --model gpt2 --requests questions.jsonl --out answers.jsonl
     """
-    from openflan.models.load import load_model
-    from openflan.scoring.rank import score as score_requests
-    from openflan.scoring.requests import answers, encode_requests, read_requests, write_answers
+    from openflan.scoring.requests import answers, read_requests, score_texts, score_texts_remotely, write_answers
 
     texts = read_requests(requests)
-    lm = load_model(model)
-    encoded, merged = encode_requests(lm, texts)
+    score_all = score_texts_remotely if is_remote(model) else score_texts
     with shown_progress(quiet=quiet) as progress:
-        scores = score_requests(
-            lm, encoded, store=store, report=lambda cost: progress(ProgressEvent("score", cost.requests, len(encoded)))
+        scores, merged, spent = score_all(
+            model, texts, store=store, report=lambda done: progress(ProgressEvent("score", done, len(texts)))
         )
     records = answers(texts, scores)
+    if spent and not quiet:
+        err.print(spent, markup=False)
     if merged and not quiet:
         err.print(
             f"in {merged} requests a token spans the join; they are scored from the last border all options share"

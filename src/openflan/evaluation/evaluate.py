@@ -3,6 +3,7 @@
 Takes the samples of all arms, gives what `result.json` holds. Read next: `statistics.py` for what the numbers mean.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,18 @@ from openflan.artifacts import fingerprint as fingerprint_of
 from openflan.catalog.task import Task
 from openflan.errors import Problem, RunError, nearest
 from openflan.evaluation import statistics
-from openflan.evaluation.metrics import Metric, Outcome, choose, constant, guessing, metric, ranked
+from openflan.evaluation.metrics import Metric, Outcome, choose, constant, guessing, metric, ranked, unmatched
 from openflan.evaluation.result import (
     ArmResult,
     ClusterDifference,
     ClusterResult,
     Difference,
+    Matched,
     Result,
     TaskResult,
     rounded,
 )
+from openflan.evaluation.samples import MATCHED
 from openflan.evaluation.statistics import RESAMPLES, Floats, Ints
 
 NOISE_NATS = 1e-4
@@ -188,9 +191,11 @@ def _sums(rows: pl.DataFrame, measure: Metric) -> Floats:
 def _outcomes(rows: pl.DataFrame) -> list[Outcome]:
     columns = (rows[name].to_list() for name in ("options", "gold", "predicted", "prediction", "references"))
     return [
-        Outcome(prediction=prediction, references=tuple(references))
-        if predicted is None
-        else ranked(options, gold, predicted)
+        ranked(options, gold, predicted)
+        if predicted is not None
+        else unmatched(prediction, options, gold)
+        if options
+        else Outcome(prediction=prediction, references=tuple(references))
         for options, gold, predicted, prediction, references in zip(*columns, strict=True)
     ]
 
@@ -245,7 +250,19 @@ def _task(one: _Answers, settings: _Settings) -> tuple[TaskResult, Floats]:
         "unscored": one.unscored,
         "also": _also(one),
     }
+    if matched := _matched(one.rows):
+        found["matched"] = matched
     return found, draws
+
+
+def _matched(rows: pl.DataFrame) -> Matched | None:
+    """How written answers were matched to options; None where options were ranked or there are none."""
+    written = rows.filter((pl.col("options").list.len() > 0) & (pl.col("logprobs").list.len() == 0))
+    if written.is_empty():
+        return None
+    counts = Counter(written["reason"].to_list())
+    return {"equal": counts[MATCHED["equal"]], "begins": counts[MATCHED["begins"]],
+            "unmatched": written["predicted"].null_count()}  # fmt: skip
 
 
 def _also(one: _Answers) -> dict[str, float]:

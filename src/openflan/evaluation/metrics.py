@@ -36,7 +36,7 @@ class Outcome:
     options: tuple[str, ...] = ()
     """Empty for generated answers."""
     predicted: int = -1
-    """Index into options."""
+    """Index into options; -1 for a written answer, also for one that matches none of its options."""
     gold: tuple[int, ...] = ()
     """Indices of the right options: any of them counts."""
 
@@ -101,6 +101,18 @@ def ranked(options: Sequence[str], gold: Sequence[int], predicted: int) -> Outco
         references=tuple(options[index] for index in right),
         options=tuple(options),
         predicted=first[predicted],
+        gold=right,
+    )
+
+
+def unmatched(text: str, options: Sequence[str], gold: Sequence[int]) -> Outcome:
+    """The outcome of a written answer that is none of the options."""
+    first = distinct(options)
+    right = tuple(sorted({first[index] for index in gold}))
+    return Outcome(
+        prediction=text,
+        references=tuple(options[index] for index in right),
+        options=tuple(options),
         gold=right,
     )
 
@@ -205,15 +217,15 @@ def _f1a(sums: Floats) -> Floats:
 
 
 def _matthews_statistics(outcomes: Sequence[Outcome]) -> Floats:
-    """Right, 1, then how often each of K options was predicted and how often each is gold."""
-    num_options = max(len(outcome.options) for outcome in outcomes)
-    sums = np.zeros((len(outcomes), 2 + 2 * num_options))
+    """Right, 1, then how often each of K choices was predicted and how often each is gold: the options, and none."""
+    num_choices = max(len(outcome.options) for outcome in outcomes) + 1
+    sums = np.zeros((len(outcomes), 2 + 2 * num_choices))
     for row, outcome in zip(sums, outcomes, strict=True):
         # With several right options the predicted one stands for them where it is among them.
         gold = outcome.predicted if outcome.predicted in outcome.gold else outcome.gold[0]
         row[:2] = outcome.predicted == gold, 1
-        row[2 + outcome.predicted] = 1
-        row[2 + num_options + gold] = 1
+        row[2 + outcome.predicted % num_choices] = 1
+        row[2 + num_choices + gold] = 1
     return sums
 
 
@@ -235,10 +247,14 @@ def _grade(options: Sequence[str], index: int) -> float:
 
 
 def _pearson_statistics(outcomes: Sequence[Outcome]) -> Floats:
-    """1, x, y, xx, yy, xy: x the predicted grade, y the gold one. Options that are not numbers count by position."""
+    """1, x, y, xx, yy, xy: x the predicted grade, y the gold one. Options that are not numbers count by position.
+
+    An answer that matches no option has no grade: its row is zero and so left out.
+    """
     x = np.array([_grade(outcome.options, outcome.predicted) for outcome in outcomes])
     y = np.array([math.fsum(_grade(o.options, index) for index in o.gold) / len(o.gold) for o in outcomes])
-    return np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], axis=-1)
+    graded = np.array([outcome.predicted >= 0 for outcome in outcomes])
+    return np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], axis=-1) * graded[:, None]
 
 
 def _pearson(sums: Floats) -> Floats:

@@ -17,6 +17,9 @@ class ArmStyle:
 
 
 ACCENT = "#b4530a"
+GENERATED = "+generated"
+"""Ends the name of an arm whose options were not ranked (see `studies/remote.py`)."""
+_MATCHED = "it wrote answers, which were matched to the options"
 
 ARMS: dict[str, ArmStyle] = {
     "untuned": ArmStyle("Untuned", "the base model, given the same instructions", "#8d867d", "o"),
@@ -42,6 +45,9 @@ def style(arm: str) -> ArmStyle:
     """The face of an arm; arms of unknown name (a remote model, a user's own) get a stable one of the others."""
     if arm in ARMS:
         return ARMS[arm]
+    if arm.endswith(GENERATED):
+        face = style(arm.removesuffix(GENERATED))
+        return replace(face, title=f"{face.title}, generated", meaning=f"{face.meaning}; not ranked: {_MATCHED}")
     base, _, shots = arm.partition("@")
     if base in ARMS and shots:
         asked = f"{shots} exemplar{'' if shots == '1' else 's'}"

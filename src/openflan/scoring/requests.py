@@ -5,17 +5,19 @@ Read next: `rank.py`.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openflan.artifacts import write_text
 from openflan.encoding.boundary import WHITESPACE, split_many
-from openflan.errors import Problem, SourceError
-from openflan.scoring.rank import OptionScores, ScoreRequest
+from openflan.errors import ModelError, Problem, SourceError
+from openflan.models.remote import Endpoint, remote_settings
+from openflan.scoring import remote
+from openflan.scoring.rank import OptionScores, ScoreRequest, score
 
 if TYPE_CHECKING:
     from openflan.models.load import LanguageModel
@@ -91,6 +93,48 @@ def encode_requests(lm: "LanguageModel", requests: Sequence[TextRequest]) -> tup
         for request, boundary in zip(requests, boundaries, strict=True)
     ]
     return encoded, sum(boundary.merged for boundary in boundaries)
+
+
+class TextScores(NamedTuple):
+    """Scores in the order of the requests, for how many a token spans the join, and what an endpoint was used for."""
+
+    scores: list[OptionScores]
+    merged: int
+    spent: str
+
+
+def score_texts(
+    model: str, texts: Sequence[TextRequest], *, store: Path | None, report: Callable[[int], None]
+) -> TextScores:
+    """The scores by the model of that name, loaded here. `report` gets the number answered."""
+    from openflan.models.load import load_model
+
+    lm = load_model(model)
+    encoded, merged = encode_requests(lm, texts)
+    return TextScores(score(lm, encoded, store=store, report=lambda cost: report(cost.requests)), merged, "")
+
+
+def score_texts_remotely(
+    model: str, texts: Sequence[TextRequest], *, store: Path | None, report: Callable[[int], None]
+) -> TextScores:
+    """The scores by the endpoint `remote:MODEL@URL`, joined and split as `encode_requests` does it.
+
+    Raises ModelError where it gives no log-probabilities of prompts, and naming every request it could not score.
+    """
+    settings = remote_settings(model)
+    asked = [remote.RemoteRequest(str(text.id), (text.inputs,), text.options) for text in texts]
+    with Endpoint(settings) as endpoint:
+        connected = remote.connect(endpoint, ranks=True)
+        if connected.way is None:
+            raise ModelError(Problem(model, f"cannot score: {connected.why}", "it can be asked by `evaluate`"))
+        found = remote.score(connected, asked, moved=WHITESPACE, store=store, report=report)
+    if found.skipped:
+        raise ModelError([Problem(one.id, one.reason) for one in found.skipped])
+    return TextScores(
+        [OptionScores(one.id, one.logprobs) for one in found.answers],
+        sum(one.merged for one in found.answers),
+        found.usage.words(settings),
+    )
 
 
 def answers(requests: Sequence[TextRequest], scores: Iterable[OptionScores]) -> list[dict[str, Any]]:

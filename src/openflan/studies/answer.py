@@ -1,7 +1,7 @@
 """One arm's answers: every evaluated example encoded, ranked or generated, and scored."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openflan.models.load import LanguageModel
     from openflan.scoring.generate import Generation
     from openflan.scoring.rank import OptionScores
+    from openflan.scoring.remote import RemoteText
 
 PROMPTS_KEPT = 4
 """Test rows of each task whose full prompts are kept for people to read."""
@@ -63,32 +64,43 @@ def answer(
         store=folder / "generate",
         report=lambda done: report(len(options) + done, total),
     )
-    by_id = {f"{e.task} {e.row_id} {e.template}": (part, e) for part, e in examples}
+    return samples_of(arm, [*ranked, *written], examples, tasks, prompt_of=prompt_format.of)
+
+
+def example_id(example: Example) -> str:
+    """What an example's request is called, and its answer after it."""
+    return f"{example.task} {example.row_id} {example.template}"
+
+
+def samples_of(
+    arm: str,
+    answers: "Iterable[OptionScores | Generation | RemoteText]",
+    examples: Sequence[tuple[EvaluatedSplit, Example]],
+    tasks: Mapping[str, Task],
+    *,
+    prompt_of: Callable[[Example], str],
+) -> pl.DataFrame:
+    """The samples that answers to these examples make. A text written where there are options is matched to them."""
+    from openflan.scoring.rank import OptionScores
+
+    by_id = {example_id(e): (part, e) for part, e in examples}
     shown = _shown(examples)
     samples: list[SampleScore] = []
-
-    def about(one: "OptionScores | Generation") -> tuple[Example, dict[str, Any]]:
+    for one in answers:
         part, example = by_id[one.id]
-        task = tasks[example.task]
-        prompt = prompt_format.of(example)
-        return example, {
+        task, prompt = tasks[example.task], prompt_of(example)
+        facts: dict[str, Any] = {
             "arm": arm, "cluster": task.clusters[0], "split": part, "metric_name": task.metrics[0], "prompt": prompt,
         }  # fmt: skip
-
-    for scores in ranked:
-        example, facts = about(scores)
-        samples.append(SampleScore.ranking(example, scores, **facts))
-    for generation in written:
-        example, facts = about(generation)
-        samples.append(SampleScore.generation(example, generation, **facts))
-    return sample_frame(
-        dataclasses.replace(
-            sample, prompt=prompt_format.of(by_id[f"{sample.task} {sample.row_id} {sample.template}"][1])
-        )
-        if (sample.task, sample.row_id) in shown
-        else sample
-        for sample in samples
-    )
+        if isinstance(one, OptionScores):
+            sample = SampleScore.ranking(example, one, **facts)
+        elif example.options:
+            sample = SampleScore.matched(example, one, **facts)
+        else:
+            sample = SampleScore.generation(example, one, **facts)
+        kept = (sample.task, sample.row_id) in shown
+        samples.append(dataclasses.replace(sample, prompt=prompt) if kept else sample)
+    return sample_frame(samples)
 
 
 def _shown(examples: Sequence[tuple[EvaluatedSplit, Example]]) -> set[tuple[str, str]]:

@@ -26,6 +26,7 @@ from openflan.studies.answer import answer
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
+from openflan.studies.remote import answer_remotely
 from openflan.studies.rows import EVALUATED, SplitRows, read_split
 
 if TYPE_CHECKING:
@@ -102,22 +103,25 @@ def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Prog
     folder = out / "arms" / arm
     if (file := folder / "samples.parquet").exists():
         return read_samples(file)
-    _set_threads(recipe)
     ledger = Ledger()
-    lm = arm_model(arm, recipe, rows, out, ledger, progress)
-    kind = "completion" if arm == "untuned_completion" else "direct"
-    samples = answer(
-        arm,
-        lm,
-        list(evaluation_examples(rows, kind, ledger)),
-        rows.tasks,
-        prompt_format=prompt_format(lm, recipe),
-        lengths=recipe.lengths,
-        settings=recipe.evaluation,
-        folder=folder / "scores",
-        ledger=ledger,
-        report=lambda done, total: progress(ProgressEvent(f"{out.name}/{arm}: score", done, total)),
-    )
+    endpoint = recipe.endpoint_of(arm)
+    own_style = arm == "untuned_completion" or (endpoint is not None and endpoint.templates == "completion")
+    examples = list(evaluation_examples(rows, "completion" if own_style else "direct", ledger))
+
+    def report(done: int, total: int) -> None:
+        progress(ProgressEvent(f"{out.name}/{arm}: score", done, total))
+
+    common: dict[str, Any] = {"settings": recipe.evaluation, "folder": folder / "scores", "ledger": ledger}
+    if endpoint is not None:
+        prompt = recipe.prompt or PromptFormat()
+        samples = answer_remotely(arm, endpoint, examples, rows.tasks, prompt_format=prompt, report=report, **common)
+    else:
+        _set_threads(recipe)
+        lm = arm_model(arm, recipe, rows, out, ledger, progress)
+        prompt = prompt_format(lm, recipe)
+        samples = answer(
+            arm, lm, examples, rows.tasks, prompt_format=prompt, lengths=recipe.lengths, report=report, **common
+        )
     artifacts.write_json(folder / "ledger.json", ledger.to_json())
     write_samples(samples, file)
     return samples
