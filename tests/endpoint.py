@@ -220,7 +220,7 @@ class Handler(BaseHTTPRequestHandler):
         while len(written) < most:
             best = model.following(tokens + written)
             first = first or best
-            if model.is_end(best[0][0]):
+            if model.is_end(best[0][0]) and not faults.offsets_only:
                 reason = "stop"
                 break
             written.append(best[0][0])
@@ -262,7 +262,7 @@ class Handler(BaseHTTPRequestHandler):
         elif faults.prompt_logprobs == "shifted":
             values = [None, *values[:-1]]
         elif faults.prompt_logprobs == "not finite":
-            values = [math.nan if i > 8 else value for i, value in enumerate(values)]
+            values = [math.nan if i > 3 else value for i, value in enumerate(values)]
         if echoed and not faults.bos:
             echoed, values = echoed[1:], [None, *values[2:]]
         after = [(token, value) for token, value in first if written and token == written[0]]
@@ -272,7 +272,7 @@ class Handler(BaseHTTPRequestHandler):
             offsets.append(at)
             at += 0 if piece == "<s>" else len(piece)
         if faults.prompt_logprobs == "mangled":
-            pieces = [piece.upper() for piece in pieces]
+            pieces, offsets = pieces[::-1], [offset + 1 for offset in offsets]
         if faults.offsets_only:
             pieces = [f"token_id:{i}" for i, _ in enumerate(pieces)]
         top = {model.piece(token): value for token, value in first[: body["logprobs"]]}

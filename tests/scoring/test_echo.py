@@ -63,6 +63,8 @@ def test_spellings_of_vocabularies():
     assert lay("Q:\nyes", ["<s>", "▁Q", ":", "<0x0A>", "yes"]) == (None, 0, 1, 2, 3)
     assert lay("a 😀 b", ["a", " \ufffd", "\ufffd", "\ufffd", " b"]) == (0, 1, None, None, 3)
     assert lay("a é b", ["a", " ", "", "é", " b"]) == (0, 1, 2, None, 3)
+    assert lay("aé你b", ["a", *["\ufffd"] * 5, "b"]) == (0, 1, None, 2, None, None, 3)
+    assert lay("aé你b", ["a", *["\ufffd"] * 4, "b"]) == (0, 1, None, None, None, 3)
     assert lay("a \ufffd b", ["a", " ", "\ufffd", " b"]) == (0, 1, 2, 3)
 
 

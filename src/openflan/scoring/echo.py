@@ -94,9 +94,17 @@ def _lay(text: str, pieces: Sequence[str], num_before: int, at: int) -> Starts |
             return None
         # Where parts of characters are left out of all tokens, the tokens around may hold such parts too.
         sure = any(pieces[first : first + gap[0]])
-        starts += [at if sure else None, *[None] * (gap[0] - 1)]
+        starts += _starts_of_parts(text, at, gap[1], gap[0]) if sure else [None] * gap[0]
         at += gap[1]
     return tuple(starts) if at == len(text) else None
+
+
+def _starts_of_parts(text: str, at: int, length: int, num_tokens: int) -> list[int | None]:
+    """Where tokens begin that hold parts of characters: known of the first, and of all if each is a single byte."""
+    sizes = [len(char.encode()) for char in text[at : at + length]]
+    if sum(sizes) > num_tokens:
+        return [at, *[None] * (num_tokens - 1)]
+    return [start for i, size in enumerate(sizes) for start in (at + i, *[None] * (size - 1))]
 
 
 def _length(piece: str, text: str, at: int) -> int | None:

@@ -26,7 +26,7 @@ TOLERANCE_NATS = 0.1
 """How far two log-probabilities of one token may lie apart when an endpoint is tried out: half precision and company
 in a batch move them."""
 PROBES = (
-    "The capital of France is",
+    "Where is the book? The book is in the",
     "Once upon a time there was a little",
     "one two three four five six seven eight",
 )
@@ -190,7 +190,7 @@ def connect(endpoint: Endpoint, *, ranks: bool) -> RemoteModel:
 
 def _wrong(remote: RemoteModel) -> str | None:
     """What is wrong with the log-probabilities an endpoint gives of a prompt; None where they hold."""
-    checked = False
+    unread: list[str] = []
     for text in PROBES:
         try:
             first = _echo(
@@ -208,7 +208,8 @@ def _wrong(remote: RemoteModel) -> str | None:
                 raise
             return str(error)
         except UnusableError as error:
-            return str(error)
+            unread.append(str(error))
+            continue
         given = [value for value in first.echo.logprobs if value is not None]
         if not given or any(not math.isfinite(value) for value in given) or len(set(given)) < 2:
             return f"all tokens of a prompt have the log-probability {given[0]:g}" if given else "they are empty"
@@ -221,10 +222,10 @@ def _wrong(remote: RemoteModel) -> str | None:
                     f"after {text!r} the token {piece!r} has {expected:.3f} nats as the next one, "
                     f"but {found:.3f} as the end of a prompt"
                 )
-            checked = True
-            break
-    if not checked:
-        log.warning("%s: no next token could be read back, so its log-probabilities are unproven", remote.settings.url)
+            return None
+    if len(unread) == len(PROBES):
+        return unread[0]
+    log.warning("%s: no next token could be read back, so its log-probabilities are unproven", remote.settings.url)
     return None
 
 
