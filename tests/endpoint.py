@@ -41,6 +41,9 @@ class Toy:
         found = [(word, toy_logprob(tokens[-1], word)) for word in WORDS]
         return sorted(found, key=lambda one: -one[1])
 
+    def text(self, tokens: list[str], written: list[str]) -> str:
+        return "".join(written)
+
     def is_end(self, token: str) -> bool:
         return token == "."
 
@@ -85,6 +88,10 @@ class Loaded:
         values, tokens = self.distribution(tokens)[-1].topk(5)
         return list(zip(tokens.tolist(), values.tolist(), strict=True))
 
+    def text(self, tokens: list[int], written: list[int]) -> str:
+        before, whole = self.tokenizer.decode(tokens), self.tokenizer.decode(tokens + written)
+        return whole[len(before) :]
+
     def is_end(self, token: int) -> bool:
         return token == self.tokenizer.eos_token_id
 
@@ -92,7 +99,7 @@ class Loaded:
 @dataclass
 class Faults:
     statuses: list[int] = field(default_factory=list)
-    """Of the next answers; 0 closes the connection instead."""
+    """Of the next answers; 0 closes the connection instead, and -1 is a right answer."""
     retry_after: str = ""
     message: str = "something went wrong"
     code: str = ""
@@ -187,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
         if status == 0:
             self.close_connection = True
             return None
-        if status is not None:
+        if status not in (None, -1):
             return self.refuse(
                 status, faults.message, faults.code, {"Retry-After": faults.retry_after} if faults.retry_after else None
             )
@@ -224,11 +231,10 @@ class Handler(BaseHTTPRequestHandler):
                 reason = "stop"
                 break
             written.append(best[0][0])
-            so_far = "".join(map(model.piece, written))
-            if any(stop in so_far for stop in stops):
+            if any(stop in model.text(tokens, written) for stop in stops):
                 reason = "stop"
                 break
-        answer = "".join(map(model.piece, written))
+        answer = model.text(tokens, written)
         for stop in stops:
             answer = answer.partition(stop)[0]
         usage = {"prompt_tokens": len(tokens), "completion_tokens": len(written)}

@@ -92,7 +92,7 @@ class Recipe(BaseModel):
             try:
                 remote_settings(self.model)
             except ConfigError as error:
-                problems += [f"{problem.where}: {problem.what}" for problem in error.problems]
+                problems += map(str, error.problems)
             problems += [
                 f"arms: {arm} tunes its model, and an endpoint can only be asked"
                 for arm in self.arms
