@@ -126,9 +126,9 @@ def test_what_will_not_pass_is_asked_once(toy: Serving, status: int) -> None:
 
 def test_a_spent_quota_is_not_waited_for(toy: Serving) -> None:
     toy.set(statuses=[429] * 5, code="insufficient_quota", message="check your plan")
-    with Endpoint(settings(toy)) as endpoint, pytest.raises(RefusedError, match="check your plan"):
+    with Endpoint(settings(toy)) as endpoint, pytest.raises(RefusedError, match="check your plan") as error:
         endpoint.post("/completions", PAYLOAD, names=["a"])
-    assert len(toy.asked()) == 1
+    assert len(toy.asked()) == 1 and error.value.concerns_all
 
 
 def test_retry_after_is_honoured(toy: Serving) -> None:

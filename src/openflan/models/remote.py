@@ -32,6 +32,7 @@ PATIENCE_SECONDS = 600.0
 """A server that asks for a longer pause than this is given up on."""
 PERMANENT_5XX = {501, 505}
 RETRIED_4XX = {408, 409, 425, 429}
+SPENT_QUOTA = "insufficient_quota"
 CHARS_KEPT = 300
 """Of what a server says in an error."""
 
@@ -153,8 +154,8 @@ class RefusedError(Exception):
 
     @property
     def concerns_all(self) -> bool:
-        """It is about the key, the address or the model, so that every other request would be refused too."""
-        return self.status in (401, 402, 403, 404, 405, 501)
+        """It is about the key, the quota, the address or the model: every other request would be refused too."""
+        return self.status in (401, 402, 403, 404, 405, 501) or self.code == SPENT_QUOTA
 
 
 class UnansweredError(ModelError):
@@ -223,7 +224,7 @@ class Endpoint:
             self._sleep(max(self._requests.reserve(1), self._tokens.reserve(estimate)))
             found = self._try(path, payload)
             if not isinstance(found, _Failure):
-                self._tokens.reserve(_total_tokens(found) - estimate)
+                self._tokens.reserve(_total_tokens(found, estimate) - estimate)
                 return found
             attempt += 1
             if attempt >= tries or found.pause_seconds > PATIENCE_SECONDS:
@@ -258,7 +259,7 @@ class Endpoint:
         refusal = RefusedError(response.status_code, self._safe(said), code)
         transient = response.status_code in RETRIED_4XX or response.status_code >= 500
         # A spent quota comes as 429 too, and no waiting fills it.
-        if not transient or response.status_code in PERMANENT_5XX or code == "insufficient_quota" or refusal.too_long:
+        if not transient or response.status_code in PERMANENT_5XX or code == SPENT_QUOTA or refusal.too_long:
             raise refusal
         return _Failure(f"it answered {refusal}", response.status_code, _asked_pause(response))
 
@@ -336,13 +337,15 @@ class _Pace:
 
 def _estimate(payload: Mapping[str, Any]) -> float:
     """Tokens a request will cost, roughly: put right once the endpoint has counted."""
-    return len(str(payload.get("prompt") or payload.get("messages"))) / 4 + float(payload.get("max_tokens") or 0)
+    written = payload.get("max_tokens") or payload.get("max_completion_tokens") or 0
+    return len(str(payload.get("prompt") or payload.get("messages"))) / 4 + written
 
 
-def _total_tokens(found: Mapping[str, Any]) -> float:
+def _total_tokens(found: Mapping[str, Any], estimate: float) -> float:
+    """As the endpoint counts, or else the estimate."""
     usage = found.get("usage")
     total = cast("dict[str, Any]", usage).get("total_tokens") if isinstance(usage, dict) else None
-    return float(total) if isinstance(total, int | float) else 0.0
+    return float(total) if isinstance(total, int | float) else estimate
 
 
 def _key(variable: str | None) -> str:
