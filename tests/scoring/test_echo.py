@@ -27,6 +27,12 @@ def tokenized(draw):
     return text, [data[a:b] for a, b in itertools.pairwise(edges)], [at.get(edge) for edge in edges[:-1]]
 
 
+def mixed(piece: bytes) -> bool:
+    """Whether it holds whole characters and parts of others."""
+    whole = piece.decode(errors="ignore")
+    return bool(whole) and whole.encode() != piece
+
+
 def written(piece: bytes, way: str) -> str:
     try:
         return piece.decode()
@@ -43,11 +49,12 @@ def written(piece: bytes, way: str) -> str:
 @given(tokenized(), st.sampled_from(WRITINGS), st.sampled_from([[], ["<s>"], [""], ["<|x|>", "<s>"]]))
 def test_every_start_that_is_told_is_true(made, way, special):
     text, pieces, true = made
+    # A token that loses part of itself without a trace looks whole: nobody could tell.
+    assume(way != "ignored" or not any(mixed(piece) for piece in pieces))
     tokens = [*special, *(written(piece, way) for piece in pieces)]
     starts = lay(text, tokens)
     if starts is None:
-        # Only parts of split characters may be past telling.
-        assert None in true or any(len(piece.decode(errors="ignore")) == 0 for piece in pieces)
+        assert None in true  # only parts of split characters may be past telling
         return
     if None not in true:
         assert [start for start in starts if start is not None] == true
@@ -71,6 +78,7 @@ def test_spellings_of_vocabularies():
 def test_a_vocabulary_without_capitals_or_spaces():
     assert lay("Is it?\n Yes", ["<eos>", "is", "it", "?", "\n", "yes"]) == (None, 0, 2, 5, 6, 7)
     assert lay("Is it?\n Yes", ["<eos>", "is", "it", "?", "<unk>", "yes"]) is None
+    assert lay("It is.  Is  it?", ["<s>", "▁It", "▁is", ".", "▁Is", "▁it", "?"]) == (None, 0, 2, 5, 6, 10, 14)
 
 
 def test_a_first_token_that_is_not_told_is_measured_by_the_others():

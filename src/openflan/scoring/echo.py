@@ -39,7 +39,8 @@ class Echo:
 def lay(text: str, tokens: Tokens) -> Starts | None:
     """Where each of `tokens` begins in `text`, or None where they do not add up to it.
 
-    Some tokenizers keep neither capitals nor spaces. Where nothing else is missing, spaces go to the token after them.
+    Some tokenizers lose spaces (the second of two, or all), some capitals. Where nothing else is missing, spaces go to
+    the token after them.
 
     >>> lay("yes, no", ["<s>", "yes", ",", " no"])
     (None, 0, 3, 4)
@@ -52,12 +53,27 @@ def lay(text: str, tokens: Tokens) -> Starts | None:
     if starts is not None:
         return starts
     kept = [place for place, char in enumerate(text) if char != " "]
-    bare = "".join(char.lower() if len(char.lower()) == 1 else char for char in (text[place] for place in kept))
-    starts = _lay_all(bare, [piece.replace("▁", "").replace(" ", "") for piece in pieces], unknown)
-    if starts is None:
-        return None
-    ends = [0, *(place + 1 for place in kept)]
-    return tuple(None if start is None else ends[start] for start in starts)
+    bare = "".join(text[place] for place in kept)
+    solid = {place: piece for place, piece in enumerate(pieces) if not piece or piece.replace("▁", "").replace(" ", "")}
+    plain = [piece.replace("▁", "").replace(" ", "") for piece in solid.values()]
+    for spelled in (bare, "".join(char.lower() if len(char.lower()) == 1 else char for char in bare)):
+        starts = _lay_all(spelled, plain, unknown)
+        if starts is not None:
+            return _with_spaces(text, kept, len(pieces), dict(zip(solid, starts, strict=True)))
+    return None
+
+
+def _with_spaces(text: str, kept: Sequence[int], num_tokens: int, bare: dict[int, int | None]) -> Starts:
+    """Starts in the text of starts in it without spaces, which tokens of nothing but spaces do not have yet."""
+    found: list[int | None] = [None] * num_tokens
+    for token, start in bare.items():
+        if start is None:
+            continue
+        found[token] = kept[start - 1] + 1 if start else 0
+        first_space = next((i + 1 for i in range(token - 1, -1, -1) if i in bare), 0)
+        if first_space < token and text[found[token] or 0] == " ":
+            found[first_space], found[token] = found[token], kept[start]
+    return tuple(found)
 
 
 def _lay_all(text: str, pieces: Sequence[str], unknown: bool) -> Starts | None:
@@ -123,9 +139,18 @@ def _length(piece: str, text: str, at: int) -> int | None:
 
 def _is_whole(piece: str) -> bool:
     """The piece holds no part of a split character."""
+    return bool(piece) and "\ufffd" not in piece and not _spells_bytes(piece)
+
+
+def _spells_bytes(piece: str) -> bool:
     byte = _BYTE.fullmatch(piece)
-    in_part = piece.startswith("bytes:") or "\ufffd" in piece or (byte is not None and int(byte[1], 16) >= 128)
-    return bool(piece) and not in_part
+    return piece.startswith("bytes:") or (byte is not None and int(byte[1], 16) >= 128)
+
+
+def _holds(text: str, letters: str) -> bool:
+    """Whether the letters stand in the text in that order."""
+    rest = iter(text)
+    return all(letter in rest for letter in letters)
 
 
 def _split_characters(text: str, at: int, pieces: Sequence[str], first: int) -> tuple[int, int] | None:
@@ -137,11 +162,12 @@ def _split_characters(text: str, at: int, pieces: Sequence[str], first: int) -> 
     if end == first:
         return None
     inside = "".join(pieces[first:end])
+    told = "".join(piece.replace("\ufffd", "") for piece in pieces[first:end] if not _spells_bytes(piece))
     for stop in range(at + 1, len(text) + 1):
         # A plain letter is never split; it may stand in one token with part of its neighbour.
         if text[stop - 1].isascii() and text[stop - 1] not in inside:
             return None
-        enough = len(text[at:stop].encode()) >= end - first
+        enough = len(text[at:stop].encode()) >= end - first and _holds(text[at:stop], told)
         fits = stop == len(text) if end == len(pieces) else _length(pieces[end], text, stop) is not None
         if enough and fits:
             return end - first, stop - at
