@@ -24,6 +24,7 @@ format: .venv/ready
 
 golden: .venv/ready
 	OPENFLAN_REWRITE_GOLDEN=1 $(BIN)/pytest -q -p no:randomly tests/catalog/test_golden.py
+	$(BIN)/openflan catalog docs --out docs/datasets
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -17,6 +17,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:  # pyright: ignore[reportUnusedFunction] -- pytest calls it
+    """Rows are kept in a folder of this test session, not in the user's cache."""
+    os.environ["OPENFLAN_CACHE"] = str(tmp_path_factory.getbasetemp() / "openflan-cache")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real rows and a real small model for development, beside the checkout; absent on most machines."""

@@ -12,6 +12,13 @@ from typing import Any
 DONE = "DONE"
 
 
+def cache_folder() -> Path:
+    """Where work is kept that any run may use again: OPENFLAN_CACHE, else `openflan` in the user's cache folder."""
+    if given := os.environ.get("OPENFLAN_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openflan"
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spare spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -71,11 +78,18 @@ def stage(final: Path, build: Callable[[Path], None], *, resume: bool = False) -
     """
     if is_done(final):
         return final
-    work = final.with_name(final.name + ".part")
+    # A resumed folder has one name; otherwise two processes may build the same thing at once, each in its own.
+    work = final.with_name(f"{final.name}.part" if resume else f"{final.name}.{os.getpid()}.part")
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
-    build(work)
-    (work / DONE).touch()
-    shutil.rmtree(final, ignore_errors=True)
-    return work.replace(final)
+    try:
+        build(work)
+        (work / DONE).touch()
+        if is_done(final):
+            return final
+        shutil.rmtree(final, ignore_errors=True)
+        return work.replace(final)
+    finally:
+        if not resume:
+            shutil.rmtree(work, ignore_errors=True)

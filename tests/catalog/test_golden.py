@@ -27,7 +27,13 @@ def rendered(name: str) -> str:
     for template in task.templates:
         for row in rows:
             example = render(task, row, template)
-            lines += [f"##### {template.id} ({template.kind}) · {row.id}", example.inputs, "----->", example.targets, ""]
+            lines += [
+                f"##### {template.id} ({template.kind}) · {row.id}",
+                example.inputs,
+                "----->",
+                example.targets,
+                "",
+            ]
     return "\n".join(lines)
 
 

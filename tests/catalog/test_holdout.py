@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from openflan.catalog.holdout import HeldOutSplit, hold_out
+from openflan.catalog.holdout import HeldOutSplit, hold_out, lineage
 from openflan.catalog.load import Catalog, load_catalog
 from openflan.errors import CatalogError, LeakageError
 from tests.catalog.toys import write_catalog
@@ -47,11 +47,44 @@ def test_no_task_is_on_both_sides_or_lost(catalog: Catalog, cluster: str) -> Non
 def test_a_split_that_leaks_cannot_be_built(catalog: Catalog) -> None:
     task = catalog.task
     with pytest.raises(LeakageError, match="training task same: is in paraphrase"):
-        HeldOutSplit((task("same"),), (task("entails"),), ("nli",), ("paraphrase",), (), "paper")
-    with pytest.raises(LeakageError, match="shares source text with entails: encyclopedia"):
-        HeldOutSplit((task("passage"),), (task("entails"),), ("nli",), ("paraphrase",), (), "strict")
+        HeldOutSplit((task("same"),), (task("entails"),), ("nli",), ("paraphrase",), (), "paper", lineage(catalog))
+    with pytest.raises(LeakageError, match="shares source text with entails: passage from encyclopedia"):
+        HeldOutSplit((task("passage"),), (task("entails"),), ("nli",), ("paraphrase",), (), "strict", lineage(catalog))
     with pytest.raises(LeakageError, match="is held out or barred"):
         hold_out(catalog, ["nli"], train_clusters=["paraphrase", "sentiment"])
+
+
+def test_lineage_is_closed_over_the_catalog(tmp_path: Path) -> None:
+    catalog = load_catalog(
+        write_catalog(
+            tmp_path,
+            ("questions", "nli", ("passages",)),
+            ("passages", "reading_comprehension", ("articles", "questions")),
+            ("articles", "summarization"),
+            ("feeling", "sentiment"),
+        )
+    )
+    assert lineage(catalog)["questions"]["articles"] == ("questions", "passages", "articles")
+    split = hold_out(catalog, ["nli"])
+    assert [task.name for task in split.train] == ["feeling"]
+    assert (
+        dict(split.excluded)["articles"] == "shares source text with questions: questions from passages from articles"
+    )
+
+
+def test_the_papers_clusters_and_corpora_bar_each_other() -> None:
+    catalog = load_catalog("flan")
+
+    def out(*clusters: str) -> dict[str, str]:
+        return dict(hold_out(catalog, clusters).excluded)
+
+    assert "qnli" in out("nli")["squad_v1"] and "qnli" in out("nli")["squad_v2"]
+    assert "record" in out("reading_comprehension_commonsense")["cnn_dailymail"]
+    for parent in ("reading_comprehension", "commonsense"):
+        assert {"record", "cosmos_qa"} <= out(parent).keys()
+    assert {task.name for task in catalog.in_cluster("paraphrase")} <= out("nli").keys()
+    assert {task.name for task in catalog.in_cluster("nli")} <= out("paraphrase").keys()
+    assert "wnli" in out("coreference")
 
 
 def test_nothing_to_hold_out_or_to_tune_on_is_an_error(catalog: Catalog) -> None:

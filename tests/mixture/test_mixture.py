@@ -104,14 +104,14 @@ def test_examples_carry_the_wording(task: Task) -> None:
 
 
 def test_overlap_takes_out_only_rows_with_evaluated_text(task: Task, tmp_path: Path) -> None:
-    from openflan.mixture.overlap import evaluation_keys, without_overlap
+    from openflan.mixture.overlap import EvaluatedText, without_overlap
 
     def row(number: int, premise: str) -> ReadRow:
         return ReadRow(f"train/{number}", {"premise": premise, "hypothesis": "short"}, {}, (), (), (), "")
 
     long_text = "Once upon a time there was a king who had three daughters."
     ledger = Ledger()
-    evaluated = evaluation_keys([row(0, long_text), row(1, "a short one")])
+    evaluated = EvaluatedText({"e": [[row(0, long_text), row(1, "a short one")]]})
     rows = [row(2, long_text.upper().replace(",", "")), row(3, long_text + " More."), row(4, "a short one")]
     assert [r.id for r in without_overlap("a", rows, evaluated, ledger)] == ["train/3", "train/4"]
     assert ledger.dropped.total() == 1

@@ -1,78 +1,152 @@
+import json
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from openflan.catalog.load import load_catalog
-from openflan.catalog.task import SPLITS, Task
-from openflan.ledger import Ledger
-from openflan.rendering.check import check_rows, check_task
-from openflan.sources.read import Row, SourceSettings, read_rows
-from tests.catalog.toys import write_catalog
+from openflan.cli.app import app
+from openflan.rendering.check import check_catalog, check_rows, check_task
+from openflan.rendering.diversity import diversity
+from openflan.sources.read import Row, SourceSettings
+from tests.catalog.toys import task_toml, write_catalog
 
 ROW = Row("train/0", {"premise": "It rains.", "hypothesis": "It is wet.", "label": 0})
+ROWS = [Row(f"train/{i}", {"premise": f"It is {i}.", "hypothesis": "So it is.", "label": i % 2}) for i in range(6)]
+
+INPUTS = "{{ premise }}\nDoes it follow that {{ hypothesis }}\n{{ options_ }}"
+"""The inputs of the toy task's template `follows`, which the faults below take the place of."""
 
 PLANTED = {
-    "unknown name": ("{{ premize }}", "unknown name premize (did you mean premise?)"),
-    "syntax": ("{{ premise", "template syntax"),
-    "answer shown": ("{{ premise }} {{ answer }}", "shows the answer"),
-    "literal escape": ("{{ premise }}\\nDoes it?", "literal escape"),
-    "doubled mark": ("{{ premise }}. Does it?", "punctuation is doubled"),
-    "glued": ("{{ premise }}Does it follow?", "glued together"),
-    "edge space": (" {{ premise }}", "begins or ends with white space"),
-    "random": ("{{ premise }} {{ [1, 2, 3, 4, 5, 6, 7, 8, 9] | random }}", "renders differently"),
-    "empty": ("{% if false %}{{ premise }}{% endif %}", "inputs is empty"),
+    "unfilled field": (INPUTS, "{{ premize }}\n{{ options_ }}", "unknown name premize (did you mean premise?)"),
+    "template syntax": (INPUTS, "{{ premise\n{{ options_ }}", "template syntax"),
+    "empty side": (INPUTS, "{% if hypothesis == '' %}{{ premise }}{% endif %}", "inputs is empty"),
+    "gold outside the options": ('gold = "label"', 'gold = "label + 1"', "label 2 is outside 0..1"),
+    "options of another number": ('options = ["yes", "no"]', 'options = ["yes"]', "has 2 options, the task has 1"),
+    "answer shown": (INPUTS, "{{ premise }} {{ answer }}", "shows the answer"),
+    "column that is the answer": (
+        "[answer]",
+        """gave_away = '["yes", "no"][label]'\n[answer]""",
+        "shows column gave_away, which is the answer",
+    ),
+    "literal escape": (INPUTS, "{{ premise }}\\nDoes it? {{ hypothesis }}", "a literal escape"),
+    "doubled punctuation": (INPUTS, "{{ premise }}. Does it? {{ hypothesis }}", "punctuation is doubled"),
+    "glued sentences": (INPUTS, "{{ premise }}Does it follow?", "is glued to its neighbour"),
+    "edge space": (INPUTS, " {{ premise }} {{ hypothesis }}", "begins or ends with white space"),
+    "same template twice": (
+        'id = "plain"',
+        f"id = \"again\"\ninputs = '''{INPUTS}'''\n[[template]]\nid = \"plain\"",
+        "says the same as follows",
+    ),
+    "same option twice": ('options = ["yes", "no"]', 'options = ["yes", "yes"]', "two options read the same"),
+    "random": (INPUTS, "{{ premise }} {{ range(99999) | random }}", "renders differently"),
+    "target too long": ("targets = '''", "targets = '''{{ 'word ' * 300 }}", "longer than 250 words"),
+    "option without a token": ('options = ["yes", "no"]', 'options = ["yes", "\\u200b"]', "no token to score"),
+    "unknown step": ("[columns]", 'prepare = ["keep_four_choises"]\n[columns]', "did you mean keep_four_choices"),
+    "unknown cluster": ('clusters = ["nli"]', 'clusters = ["nly"]', "no cluster 'nly' (did you mean nli?)"),
+    "unknown key": ('cite = "nobody"', 'site = "nobody"', "site: unknown key (did you mean cite"),
+    "null column": ('premise = "premise"', 'premise = "missing"', "column premise"),
+    "shows nothing of the row": (INPUTS, "Say yes or no.", "shows nothing of the row"),
 }
 
 
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return load_catalog(write_catalog(tmp_path, ("toy", "nli"))).task("toy")
-
-
-def with_inputs(task: Task, inputs: str) -> Task:
-    return task.model_copy(update={"templates": (task.templates[0].model_copy(update={"inputs": inputs}),)})
-
-
-def test_a_good_task_has_no_problem(task: Task) -> None:
-    assert list(check_task(task, "toy.toml")) == []
-    assert check_rows(task, [ROW], "toy.toml") == []
+def plant(fault: str, folder: Path) -> Path:
+    """A catalog folder with the toy task, its one fault, and rows in a data root beside it."""
+    old, new, _ = PLANTED[fault]
+    text = task_toml("toy")
+    assert old in text
+    text = text.replace(old, new, 1)
+    if fault == "column that is the answer":
+        text = text.replace("{{ hypothesis }}\n{{ options_ }}", "{{ hypothesis }} {{ gave_away }}", 1)
+    folder.mkdir()
+    (folder / "toy.toml").write_text(text, encoding="utf-8")
+    rows = folder.parent / "data" / "toy"
+    rows.mkdir(parents=True)
+    lines = "".join(json.dumps(row.fields) + "\n" for row in ROWS * 4)
+    for split in ("train", "validation"):
+        (rows / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    return folder
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_planted_faults_are_found(task: Task, fault: str) -> None:
-    inputs, told = PLANTED[fault]
-    bad = with_inputs(task, inputs)
-    problems = list(check_task(bad, "toy.toml")) or check_rows(bad, [ROW, ROW, ROW], "toy.toml")
-    assert any(told in str(problem) for problem in problems), problems
+def test_a_planted_fault_is_found_with_its_line(fault: str, tmp_path: Path) -> None:
+    folder = plant(fault, tmp_path / "catalog")
+    command = ["catalog", "check", "--catalog", str(folder), "--data-root", str(tmp_path / "data"), "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    problems = json.loads(result.stdout)["problems"]
+    told = [f"{p['where']}: {p['what']}" + (f" ({p['hint']})" if p["hint"] else "") for p in problems]
+    assert any(PLANTED[fault][2] in line for line in told), told
+    assert all(re.match(rf"{folder}/toy\.toml:\d+", line) for line in told), told
 
 
-def test_repeated_templates_and_options_and_unknown_steps_are_found(task: Task) -> None:
-    twice = task.model_copy(
-        update={"templates": (task.templates[0], task.templates[0].model_copy(update={"id": "again"}))}
-    )
-    assert any("says the same as follows" in str(p) for p in check_task(twice, "toy.toml"))
-    same = task.model_copy(update={"answer": task.answer.model_copy(update={"options": ("yes", "yes")})})
-    assert any("two options read the same" in str(p) for p in check_rows(same, [ROW], "toy.toml"))
-    step = task.model_copy(update={"source": task.source.model_copy(update={"prepare": ("keep_four_choises",)})})
-    assert any("did you mean keep_four_choices" in str(p) for p in check_task(step, "toy.toml"))
+def test_faults_of_all_files_are_told_in_one_go(tmp_path: Path) -> None:
+    folder = write_catalog(tmp_path / "catalog", ("good", "nli"), ("bad", "nli"), ("worse", "nli"))
+    for name, old, new in (("bad", "{{ premise }}", "{{ premize }}"), ("worse", 'cite = "nobody"', "")):
+        file = folder / f"{name}.toml"
+        file.write_text(file.read_text().replace(old, new, 1))
+    result = CliRunner().invoke(app, ["catalog", "check", "--catalog", str(folder), "--json"])
+    report = json.loads(result.stdout)
+    assert {Path(p["where"].split(":")[0]).name for p in report["problems"]} == {"bad.toml", "worse.toml"}
+    assert {one["task"] for one in report["not_read"]} == {"good"}
 
 
+def test_the_line_is_the_templates(tmp_path: Path) -> None:
+    folder = write_catalog(tmp_path, ("toy", "nli"))
+    file = folder / "toy.toml"
+    file.write_text(file.read_text().replace("True or false?", "True or false? {{ premise }}{{ hypothesis }}"))
+    catalog = load_catalog(folder)
+    (problem,) = check_task(catalog.task("toy"), file)
+    number = int(problem.where.split(":")[1])
+    assert file.read_text().splitlines()[number - 1] == 'id = "plain"'
+
+
+def test_a_good_task_has_no_problem(tmp_path: Path) -> None:
+    catalog = load_catalog(write_catalog(tmp_path, ("toy", "nli")))
+    task, file = catalog.task("toy"), catalog.files["toy"]
+    assert check_task(task, file) == []
+    assert check_rows(task, ROWS, file) == []
+
+
+def test_a_fault_is_told_once_for_a_template(tmp_path: Path) -> None:
+    catalog = load_catalog(write_catalog(tmp_path, ("toy", "nli")))
+    task = catalog.task("toy")
+    loud = task.templates[0].model_copy(update={"inputs": "{{ premise }}."})
+    problems = check_rows(task.model_copy(update={"templates": (loud,)}), [ROW] * 5, catalog.files["toy"])
+    assert len(problems) == 1
+
+
+def test_diversity_falls_when_a_wording_is_repeated(tmp_path: Path) -> None:
+    task = load_catalog(write_catalog(tmp_path, ("toy", "nli"))).task("toy")
+    first = task.templates[0]
+    other = first.model_copy(update={"id": "other", "inputs": "{{ hypothesis }} Can one conclude this? {{ premise }}"})
+    again = first.model_copy(update={"id": "again", "inputs": "Does it follow, that {{ hypothesis }}? {{ premise }}"})
+    differently, alike = (diversity(task.model_copy(update={"templates": (first, one)})) for one in (other, again))
+    assert differently.mean > alike.mean == 0.0
+    assert alike.closest == ("follows", "again")
+
+
+@pytest.mark.slow
 def test_the_flan_catalog_is_clean_on_real_rows(real_rows: Path) -> None:
-    problems: list[str] = []
-    for task in load_catalog("flan").tasks.values():
-        problems += map(str, check_task(task, task.name))
-        if not (real_rows / task.name).is_dir():
-            continue
-        settings = SourceSettings(data_root=real_rows)
-        rows = [row for split in SPLITS for row in read_rows(task, split, settings, Ledger(), limit=30)]
-        problems += map(str, check_rows(task, rows, task.name))
-    assert problems == []
+    catalog = load_catalog("flan")
+    checks = check_catalog(catalog, SourceSettings(data_root=real_rows), limit=30)
+    assert [str(problem) for check in checks for problem in check.problems] == []
+    folders = {folder.name for folder in real_rows.iterdir() if folder.is_dir()}
+    tried = {check.task for check in checks if check.read_from == "rows"}
+    assert folders <= tried and all(check.rows >= 2 for check in checks)
+    assert {check.task for check in checks} - tried == {check.task for check in checks if check.not_read}
 
 
 def test_the_world_catalog_is_clean() -> None:
-    problems: list[str] = []
-    for task in load_catalog("world").tasks.values():
-        problems += map(str, check_task(task, task.name))
-        rows = [row for split in SPLITS for row in read_rows(task, split, SourceSettings(), Ledger(), limit=20)]
-        problems += map(str, check_rows(task, rows, task.name))
-    assert problems == []
+    checks = check_catalog(load_catalog("world"), SourceSettings(), limit=15)
+    assert [str(problem) for check in checks for problem in check.problems] == []
+    assert all(check.read_from == "rows" for check in checks)
+
+
+def test_processes_find_what_one_finds(tmp_path: Path) -> None:
+    catalog = load_catalog(write_catalog(tmp_path, ("one", "nli"), ("two", "nli")))
+    alone, shared_out = (
+        check_catalog(catalog, SourceSettings(data_root=tmp_path), limit=5, workers=workers) for workers in (1, 2)
+    )
+    assert alone == shared_out

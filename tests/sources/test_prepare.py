@@ -134,7 +134,7 @@ def test_wsc_row_whose_index_is_wrong_is_refused() -> None:
 def test_wikihow_tags_go_from_context_and_endings() -> None:
     row = {"ctx": "[header] How to sow [title] Dig. [step] Take a spade.", "endings": ["Turn [substeps] the soil."]}
     (done,) = run("strip_wikihow_tags", row)
-    assert done == {"ctx": "How to sow Dig. Take a spade.", "endings": ["Turn the soil."]}
+    assert done == {"ctx": "How to sow. Dig. Take a spade.", "endings": ["Turn the soil."]}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,37 @@ def test_wikihow_tags_go_from_context_and_endings() -> None:
 )
 def test_only_the_dateline_goes(article: str) -> None:
     assert run("strip_dateline", {"article": article}) == [{"article": "It rained."}]
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "damaged"),
+    [
+        ("remove_punctuation", "Well, well: Zoë's 3.5 kg (net)!", "Well well Zoës 35 kg net"),
+        ("remove_punctuation", "- Yes - and no.", "Yes  and no"),
+        ("lower_case", "Ring Dr. Østergård in ÅRHUS.", "ring dr. østergård in århus."),
+        ("delete_spaces", " Two  words\u00a0more. ", "Twowordsmore."),
+    ],
+)
+def test_a_sentence_is_damaged_and_kept_whole_beside_it(step: str, text: str, damaged: str) -> None:
+    whole = text.strip()
+    assert run(step, {"text": text}) == [{"text": whole, "damaged": damaged}]
+    pair = {"translation": {"en": text, "da": "…"}}
+    assert run(step, pair) == [pair | {"text": whole, "damaged": damaged}]
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "reason"),
+    [
+        ("remove_punctuation", "no stop here", "no punctuation in the sentence"),
+        ("remove_punctuation", "***", "nothing is left of the sentence"),
+        ("lower_case", "all small, 100 %.", "no capital letter in the sentence"),
+        ("delete_spaces", "Imprint", "no space in the sentence"),
+        ("delete_spaces", None, "neither text nor translation.en"),
+        ("lower_case", "  ", "neither text nor translation.en"),
+    ],
+)
+def test_a_sentence_with_nothing_to_restore_is_marked_not_swallowed(step: str, text: str | None, reason: str) -> None:
+    assert [row["_dropped"] for row in run(step, {"text": text})] == [reason]
 
 
 def test_every_step_says_what_it_does() -> None:

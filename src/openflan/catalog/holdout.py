@@ -14,6 +14,10 @@ from openflan.errors import CatalogError, LeakageError, Problem
 Rule = Literal["strict", "paper"]
 """`paper`: clusters and their barred clusters (section 2.2). `strict`: also no text shared with evaluation."""
 
+Lineage = Mapping[str, tuple[str, ...]]
+"""Every corpus a task's text is made of, itself included, and the way to it: {"cnn_dailymail": ("record",
+"cnn_dailymail")}."""
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOutSplit:
@@ -28,6 +32,8 @@ class HeldOutSplit:
     excluded: tuple[tuple[str, str], ...]
     """(task, reason) for every task on neither side."""
     rule: Rule
+    made_of: Mapping[str, Lineage]
+    """The lineage of every task of the catalog, by name."""
 
     def __post_init__(self) -> None:
         off_limits = {*self.held_out, *self.barred}
@@ -41,11 +47,10 @@ class HeldOutSplit:
             Problem(f"training task {task.name}", "is evaluated") for task in self.train if task.name in evaluated
         ]
         if self.rule == "strict":
-            text = sources_of(self.evaluated)
             problems += [
-                Problem(f"training task {task.name}", f"shares source text with {text[source]}: {source}")
+                Problem(f"training task {task.name}", reason)
                 for task in self.train
-                for source in sorted(lineage(task) & text.keys())
+                if (reason := shared_text(task, self.evaluated, self.made_of))
             ]
         if problems:
             raise LeakageError(problems)
@@ -62,17 +67,32 @@ class HeldOutSplit:
         }
 
 
-def lineage(task: Task) -> set[str]:
-    """The corpora whose text a task's rows are made of, itself included.
-
-    `derived_from` lists name every corpus, not only the nearest, so that no other file is needed to close them.
-    """
-    return {task.name, *task.derived_from}
+def lineage(catalog: Catalog) -> dict[str, Lineage]:
+    """What each task's text is made of, closed over the catalog: a corpus that is a task brings its own along."""
+    return {name: _lineage(catalog, name) for name in catalog.tasks}
 
 
-def sources_of(tasks: Iterable[Task]) -> dict[str, str]:
-    """Corpus name to a task that is made of it."""
-    return {source: task.name for task in tasks for source in sorted(lineage(task))}
+def _lineage(catalog: Catalog, name: str) -> Lineage:
+    found: dict[str, tuple[str, ...]] = {name: (name,)}
+    todo = [name]
+    while todo:  # breadth first, so that the way told is the shortest; a cycle (WSC, WSC273) ends here too
+        here = todo.pop(0)
+        for corpus in catalog.tasks[here].derived_from if here in catalog.tasks else ():
+            if corpus not in found:
+                found[corpus] = (*found[here], corpus)
+                todo.append(corpus)
+    return found
+
+
+def shared_text(task: Task, evaluated: Iterable[Task], made_of: Mapping[str, Lineage]) -> str:
+    """Why a task's text is also an evaluated one's ("record from cnn_dailymail"), or ""."""
+    ours = made_of[task.name]
+    for other in evaluated:
+        theirs = made_of[other.name]
+        if shared := sorted(ours.keys() & theirs.keys(), key=lambda c: (len(ours[c]) + len(theirs[c]), c)):
+            ways = [" from ".join(way) for way in (ours[shared[0]], theirs[shared[0]]) if len(way) > 1]
+            return f"shares source text with {other.name}: {'; '.join(ways)}"
+    return ""
 
 
 def hold_out(
@@ -81,7 +101,8 @@ def hold_out(
     """Split a catalog so that nothing of `clusters` is tuned on (paper section 2.2).
 
     Out of tuning go: tasks of the held-out clusters, tasks of clusters barred with them and, under the strict rule,
-    tasks made from the same source text as an evaluated one. `train_clusters` limits tuning to some clusters.
+    tasks made from the same source text as an evaluated one, near or far. `train_clusters` limits tuning to some
+    clusters.
 
     Raises CatalogError for an unknown or empty cluster, or if nothing is left to tune on, and LeakageError if
     `train_clusters` names a cluster that must stay out.
@@ -99,24 +120,36 @@ def hold_out(
         raise LeakageError([Problem(f"training cluster {name!r}", "is held out or barred with it") for name in leaked])
     train: list[Task] = []
     excluded: list[tuple[str, str]] = []
-    text = sources_of(evaluated)
+    made_of = lineage(catalog)
     for task in catalog.tasks.values():
         if task in evaluated:
             continue
-        if reason := _reason_out(task, barred, text if rule == "strict" else {}, wanted):
+        text = shared_text(task, evaluated, made_of) if rule == "strict" else ""
+        if reason := _reason_out(task, barred, text, wanted):
             excluded.append((task.name, reason))
         else:
             train.append(task)
     if not train:
         raise CatalogError(f"holding out {', '.join(held)} leaves no task to tune on")
-    return HeldOutSplit(tuple(train), evaluated, held, barred, tuple(excluded), rule)
+    return HeldOutSplit(tuple(train), evaluated, held, barred, tuple(excluded), rule, made_of)
 
 
-def _reason_out(task: Task, barred: Sequence[str], text: Mapping[str, str], wanted: set[str]) -> str:
+def hold_out_nothing(catalog: Catalog) -> HeldOutSplit:
+    """Every task that has rows to tune on, nothing evaluated: a mixture for another trainer."""
+    train = tuple(task for task in catalog.tasks.values() if not _evaluation_only(task))
+    left = tuple((name, "evaluation only") for name, task in catalog.tasks.items() if _evaluation_only(task))
+    return HeldOutSplit(train, (), (), (), left, "paper", lineage(catalog))
+
+
+def _evaluation_only(task: Task) -> bool:
+    return not (task.source.splits.get("train") or task.source.world)
+
+
+def _reason_out(task: Task, barred: Sequence[str], text: str, wanted: set[str]) -> str:
     if inside := sorted(set(barred).intersection(task.clusters)):
         return f"cluster {inside[0]} is barred with the held-out one"
-    if shared := sorted(lineage(task) & text.keys()):
-        return f"shares source text with {text[shared[0]]} ({shared[0]})"
+    if text:
+        return text
     if not wanted.intersection(task.clusters):
         return "cluster not chosen for tuning"
-    return "" if task.source.splits.get("train") or task.source.world else "evaluation only"
+    return "evaluation only" if _evaluation_only(task) else ""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from openflan.catalog.lines import TaskLines, at
 from openflan.catalog.task import Answer, Paper, Source, Task, Template
 from openflan.errors import CatalogError, OpenflanError, Problem, nearest
 
@@ -64,9 +65,17 @@ class Catalog:
 def load_catalog(*folders: str | Path) -> Catalog:
     """Read and check one or more catalogs ("flan", "world" or a folder); "flan" where none is named.
 
-    Raises CatalogError listing every problem of every file: unreadable TOML, unknown or missing keys with the
-    nearest good name, unknown clusters, names used twice.
+    Raises CatalogError listing every problem of every file, with its line: unreadable TOML, unknown or missing keys
+    with the nearest good name, unknown clusters, names used twice.
     """
+    catalog, problems = read_catalog(*folders)
+    if problems:
+        raise CatalogError(problems)
+    return catalog
+
+
+def read_catalog(*folders: str | Path) -> tuple[Catalog, list[Problem]]:
+    """The good tasks of one or more catalogs, and what is wrong with the others."""
     problems: list[Problem] = []
     tasks: dict[str, tuple[Task, Path]] = {}
     clusters: dict[str, Cluster] = {}
@@ -77,17 +86,19 @@ def load_catalog(*folders: str | Path) -> Catalog:
         for file in sorted(path.glob("*.toml")):
             if file.name == CLUSTERS_FILE or (task := _load_task(file, problems)) is None:
                 continue
+            lines = TaskLines.of(file)
             if task.name in tasks:
-                problems.append(Problem(str(file), f"task {task.name} is already in {tasks[task.name][1]}"))
+                where = at(file, lines.key(["name"]))
+                problems.append(Problem(where, f"task {task.name} is already in {tasks[task.name][1]}"))
                 continue
-            tasks[task.name] = (task, file)
-            for cluster in task.clusters:
-                if cluster not in clusters:
-                    problems.append(Problem(f"{file}: clusters", f"no cluster {cluster!r}", nearest(cluster, clusters)))
-    if problems:
-        raise CatalogError(problems)
+            unknown = [cluster for cluster in task.clusters if cluster not in clusters]
+            where = f"{at(file, lines.key(['clusters']))}: clusters"
+            problems += [Problem(where, f"no cluster {name!r}", nearest(name, clusters)) for name in unknown]
+            if not unknown:
+                tasks[task.name] = (task, file)
     names = sorted(tasks)
-    return Catalog({name: tasks[name][0] for name in names}, clusters, {name: tasks[name][1] for name in names})
+    catalog = Catalog({name: tasks[name][0] for name in names}, clusters, {name: tasks[name][1] for name in names})
+    return catalog, problems
 
 
 def _folder(name: str | Path) -> Path:
@@ -123,11 +134,10 @@ def _load_task(file: Path, problems: list[Problem]) -> Task | None:
     table = _parse(file, problems)
     if len(problems) > before:
         return None
-    task = _validate(Task, table, str(file), problems)
+    task = _validate(Task, table, str(file), problems, TaskLines.of(file))
     if task is not None and task.name != file.stem:
-        problems.append(
-            Problem(f"{file}: name", f"is {task.name!r}", f"a task's file is called after it: {task.name}.toml")
-        )
+        where = f"{at(file, TaskLines.of(file).key(['name']))}: name"
+        problems.append(Problem(where, f"is {task.name!r}", f"a task's file is called after it: {task.name}.toml"))
         return None
     return task
 
@@ -140,11 +150,14 @@ def _parse(file: Path, problems: list[Problem]) -> dict[str, Any]:
         return {}
 
 
-def _validate(model: type[Model], table: Mapping[str, Any], where: str, problems: list[Problem]) -> Model | None:
+def _validate(
+    model: type[Model], table: Mapping[str, Any], where: str, problems: list[Problem], lines: TaskLines | None = None
+) -> Model | None:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        problems.extend(validation_problems(error, where, known_keys(Task, Source, Answer, Paper, Template, Cluster)))
+        keys = known_keys(Task, Source, Answer, Paper, Template, Cluster)
+        problems.extend(validation_problems(error, where, keys, lines))
         return None
 
 
@@ -153,12 +166,16 @@ def known_keys(*models: type[BaseModel]) -> dict[str, set[str]]:
     return {m.__name__: {field.alias or name for name, field in m.model_fields.items()} for m in models}
 
 
-def validation_problems(error: ValidationError, where: str, keys: Mapping[str, set[str]]) -> Iterator[Problem]:
-    """One Problem for each pydantic error, with the dotted key and, for an unknown key, the nearest good one."""
+def validation_problems(
+    error: ValidationError, where: str, keys: Mapping[str, set[str]], lines: TaskLines | None = None
+) -> Iterator[Problem]:
+    """One Problem for each pydantic error, with the dotted key, its line where `lines` knows it and, for an unknown
+    key, the nearest good one."""
     every = sorted(set[str]().union(*keys.values()))
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
-        place = f"{where}: {path}" if path else where
+        file = where if lines is None else at(where, lines.key(item["loc"]) or lines.mentioned(item["msg"]))
+        place = f"{file}: {path}" if path else file
         if item["type"] == "extra_forbidden":
             close = difflib.get_close_matches(str(item["loc"][-1]), every, n=3)
             yield Problem(place, "unknown key", f"did you mean {', '.join(close)}?" if close else "")

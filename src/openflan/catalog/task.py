@@ -137,4 +137,4 @@ class Task(_Record):
 
     def content(self) -> dict[str, Any]:
         """Everything that decides what rows read like, as plain data; its fingerprint names caches and locks."""
-        return self.model_dump(mode="json", exclude={"title", "licence", "cite", "paper"})
+        return self.model_dump(mode="json", exclude={"licence", "cite", "paper"})

@@ -1,16 +1,20 @@
-"""`openflan catalog list | show | clusters | check`"""
+"""`openflan catalog list | show | clusters | lineage | check | docs | new`"""
 
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from openflan.cli import options
 from openflan.cli.console import emit_json, err, out, shown_progress
-from openflan.errors import Problem, SourceError
+from openflan.errors import ConfigError, Problem, nearest
 from openflan.studies.progress import ProgressEvent
+
+if TYPE_CHECKING:
+    from openflan.rendering.check import TaskCheck
 
 app = typer.Typer(no_args_is_help=True, help="What tasks and clusters there are; check task files.")
 
@@ -105,57 +109,167 @@ def clusters(catalog: options.Catalogs = None, json_: options.Json = False) -> N
 
 
 @app.command()
+def lineage(
+    held_out: options.HeldOut = None,
+    rule: Annotated[str, typer.Option(help="strict, or paper: clusters and the barred ones only.")] = "strict",
+    catalog: options.Catalogs = None,
+    json_: options.Json = False,
+) -> None:
+    """What each task's text is made of; with --held-out, which tasks leave tuning then, and why.
+
+    Example: openflan catalog lineage --held-out nli
+    """
+    from openflan.catalog.holdout import hold_out
+    from openflan.catalog.holdout import lineage as lineage_of
+
+    found = _load(catalog)
+    made_of = lineage_of(found)
+    if held := options.listed(held_out):
+        if rule not in ("strict", "paper"):
+            raise ConfigError(Problem("--rule", rule, nearest(rule, ["strict", "paper"])))
+        split = hold_out(found, held, rule=rule).to_json()
+        if json_:
+            emit_json(split)
+            return
+        table = Table("out of tuning", "why", box=None)
+        for one in split["excluded"]:
+            table.add_row(one["task"], one["reason"])
+        out.print(table)
+        err.print(
+            f"held out: {', '.join(split['evaluated'])}\n{len(split['excluded'])} further tasks are out of tuning, "
+            f"{len(split['train'])} stay in; rows that overlap with held-out ones go when a run reads them",
+            markup=False,
+        )
+        return
+    edges = {name: [list(way) for way in ways.values() if len(way) > 1] for name, ways in made_of.items()}
+    if json_:
+        emit_json(edges)
+        return
+    table = Table("task", "made from", box=None)
+    for name, ways in edges.items():
+        table.add_row(name, "; ".join(" from ".join(way[1:]) for way in ways) or "-")
+    out.print(table)
+
+
+@app.command()
 def check(
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows of each split that templates are tried on.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Rows of each split that templates are tried on.")] = 60,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+    world_seed: options.WorldSeed = 0,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Render every template over real rows and report everything that is wrong; exit 1 if anything is.
+    """Render every template over rows and report everything that is wrong, with file and line; exit 1 if anything is.
+
+    Rows come from the data root or the hub; a task whose rows cannot be had is tried on its specimens, and said so.
 
     Example: openflan catalog check --catalog my_tasks --data-root data
     """
-    found = _load(catalog)
-    problems: list[Problem] = []
-    unread: list[str] = []
+    from openflan.catalog.load import read_catalog
+    from openflan.rendering.check import check_catalog
+    from openflan.sources.read import SourceSettings
+
+    found, problems = read_catalog(*options.listed(catalog))
+    total, processes = len(found.tasks), workers or os.cpu_count() or 1
     with shown_progress(quiet=quiet or json_) as progress:
-        for number, task in enumerate(found.tasks.values(), 1):
-            problems += _check_one(task, data_root, limit, unread)
-            progress(ProgressEvent("check", number, len(found.tasks), task.name))
+        checks = check_catalog(
+            found,
+            SourceSettings(data_root=data_root, world_seed=world_seed),
+            limit=limit,
+            workers=processes,
+            progress=lambda done, task: progress(ProgressEvent("check", done, total, task)),
+        )
+    problems += [problem for one in checks for problem in one.problems]
+    unread = [one for one in checks if one.not_read]
+    checks.sort(key=lambda one: one.diversity.mean)
     if json_:
         emit_json({
-            "tasks": len(found.tasks),
+            "tasks": total,
             "problems": [{"where": p.where, "what": p.what, "hint": p.hint} for p in problems],
-            "not_read": unread,
+            "not_read": [{"task": one.task, "why": one.not_read, "tried_on": one.read_from} for one in unread],
+            "rows": {one.task: one.rows for one in checks},
+            "diversity": {one.task: round(one.diversity.mean, 3) for one in checks},
         })  # fmt: skip
     else:
         for problem in problems:
-            out.print(str(problem), markup=False, highlight=False)
-        for line in unread:
-            err.print(f"not tried on rows: {line}", markup=False)
-        err.print(f"{len(found.tasks)} tasks, {len(problems)} problems")
+            out.print(str(problem), markup=False, highlight=False, soft_wrap=True)
+        _tell_check(checks, len(problems), quiet=quiet)
     if problems:
         raise typer.Exit(1)
 
 
-def _check_one(task: Any, data_root: Path | None, limit: int, unread: list[str]) -> list[Problem]:
-    from openflan.catalog.task import SPLITS
-    from openflan.ledger import Ledger
-    from openflan.rendering.check import check_rows, check_task
-    from openflan.sources.read import SourceSettings, read_rows
+def _tell_check(checks: "list[TaskCheck]", num_problems: int, *, quiet: bool) -> None:
+    if quiet:
+        return
+    by_reason = {"specimens": "on specimens", "": "not on rows"}
+    for source, told in by_reason.items():
+        names = sorted(one.task for one in checks if one.not_read and one.read_from == source)
+        if names:
+            err.print(f"tried {told}, real rows could not be read: {', '.join(names)}", markup=False)
+    if len(checks) > 1:
+        lowest = ", ".join(f"{one.task} {one.diversity.mean:.2f}" for one in checks[:5])
+        err.print(f"lexical diversity of templates, lowest first: {lowest}", markup=False)
+    rows = sum(one.rows for one in checks)
+    err.print(f"{len(checks)} tasks, {rows:,} rows, {num_problems} problems", markup=False)
 
-    where = f"{task.name}.toml"
-    problems = list(check_task(task, where))
-    if problems:
-        return problems
-    settings = SourceSettings(data_root=data_root)
-    try:
-        rows = [row for split in SPLITS for row in read_rows(task, split, settings, Ledger(), limit=limit)]
-    except SourceError as error:
-        unread.append(f"{task.name}: {str(error).splitlines()[0]}")
-        return problems
-    return problems + check_rows(task, rows, where)
+
+@app.command()
+def docs(
+    out_: Annotated[
+        Path, typer.Option("--out", help="Folder for the pages; those of tasks that are gone are removed.")
+    ],
+    catalog: options.Catalogs = None,
+) -> None:
+    """Write a Markdown page for each task, with every template rendered on a specimen, and an index.
+
+    Example: openflan catalog docs --catalog my_tasks --out docs/my-tasks
+    """
+    from openflan.artifacts import write_text
+    from openflan.reports.catalog_pages import catalog_pages
+
+    pages = catalog_pages(_load(catalog))
+    for file in out_.glob("*.md"):
+        if file.name not in pages:
+            file.unlink()
+    for name, text in pages.items():
+        write_text(out_ / name, text)
+    err.print(f"{out_}  {len(pages) - 1} tasks", markup=False)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the task: lower-case letters, digits and _.")],
+    from_: Annotated[Path, typer.Option("--from", help="Rows: csv, jsonl, jsonl.gz or parquet.")],
+    cluster: Annotated[str, typer.Option(help="Its cluster; one that does not exist yet is entered.")],
+    catalog: Annotated[Path, typer.Option(help="Folder of your task files.")] = Path("my_tasks"),
+    answer: Annotated[str | None, typer.Option(help="The answer column, where the guess is wrong.")] = None,
+    data_root: options.DataRoot = None,
+    json_: options.Json = False,
+) -> None:
+    """Draft a task file from a table of rows and, with --data-root, lay the rows out where runs find them.
+
+    Example: openflan catalog new my_reviews --from reviews.csv --cluster sentiment --data-root data
+    """
+    from openflan.interop.draft import new_task
+
+    draft, written = new_task(name, from_, catalog, cluster=cluster, answer=answer, data_root=data_root)
+    if json_:
+        emit_json({
+            "form": draft.form,
+            "answer": draft.answer,
+            "texts": list(draft.texts),
+            "labels": list(draft.labels),
+            "files": [str(file) for file in written],
+        })  # fmt: skip
+        return
+    for file in written:
+        out.print(str(file), markup=False, highlight=False)
+    labels = f" with the labels {', '.join(draft.labels)}" if draft.labels else ""
+    err.print(f"{draft.form}: the answer is {draft.answer}{labels}; read from {', '.join(draft.texts)}", markup=False)
+    root = f" --data-root {data_root}" if data_root is not None else ""
+    err.print(f"now write your templates, then: openflan catalog check --catalog {catalog}{root}", markup=False)
 
 
 def _summary(task: Any) -> dict[str, Any]:
@@ -169,6 +283,10 @@ def _summary(task: Any) -> dict[str, Any]:
         "metrics": list(task.metrics),
         "templates": {kind: kinds[kind] for kind in ("direct", "inverted", "completion")},
         "source": source,
+        "config": task.source.config,
+        "revision": task.source.revision if task.source.hub else None,
+        "paper": None if task.paper is None else task.paper.model_dump(),
+        "version": task.version,
         "licence": task.licence,
         "derived_from": list(task.derived_from),
     }

@@ -1,5 +1,6 @@
 """Flags that several verbs share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,12 @@ DataRoot = Annotated[
         help="Folder of local rows, one folder per task in hub layout; tried before the hub.",
     ),
 ]
+RequireAll = Annotated[
+    bool,
+    typer.Option(
+        "--require-all", help="A dataset that cannot be loaded is an error; else it is left out, and said so."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 WorldSeed = Annotated[int, typer.Option("--world-seed", help="Which rows of the micro-world are generated.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many rows of each task.")]
@@ -29,6 +36,16 @@ HoldOut = Annotated[
     list[str] | None,
     typer.Option("--hold-out", help="Cluster to hold out; comma-separated or repeated.", metavar="CLUSTER"),
 ]
+
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option("--held-out", help="Held-out cluster; comma-separated or repeated.", metavar="CLUSTER"),
+]
+
+
+def cores() -> int:
+    """How many processes read rows."""
+    return os.cpu_count() or 1
 
 
 def listed(values: list[str] | None) -> list[str]:

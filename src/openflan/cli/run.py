@@ -18,6 +18,7 @@ def run(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of tuning.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     arms: Annotated[list[str] | None, typer.Option("--arm", help="Arm to run; comma-separated or repeated.")] = None,
+    require_all: options.RequireAll = False,
     limit: options.Limit = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     world_seed: Annotated[int | None, typer.Option(help="Which rows of the micro-world are generated.")] = None,
@@ -39,6 +40,7 @@ def run(
     from openflan.reports.report import write_report
     from openflan.reports.table import render_table
     from openflan.studies.recipe import resolve
+    from openflan.studies.rows import split_of, store_split
     from openflan.studies.run import run_many
 
     resolved = resolve(
@@ -48,6 +50,7 @@ def run(
         hold_out=options.listed(hold_out),
         catalogs=options.listed(catalog),
         data_root=None if data_root is None else str(data_root),
+        require_all=require_all or None,
         arms=options.listed(arms),
         seed=seed,
         world_seed=world_seed,
@@ -57,6 +60,7 @@ def run(
         return
     folder = out_ or Path("runs") / f"{'-'.join(resolved.hold_out)}-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
+        store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
         run_many({folder: resolved}, workers=workers, progress=progress)
     page = write_report(folder)
     result = read_json(folder / "result.json")
@@ -70,10 +74,9 @@ def run(
 
 def show_plan(recipe: Any, *, json_: bool) -> None:
     """What a run would do: the resolved recipe, and which tasks stand where."""
-    from openflan.catalog.holdout import hold_out
-    from openflan.catalog.load import load_catalog
+    from openflan.studies.rows import split_of
 
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options).to_json()
+    split = split_of(recipe).to_json()
     if json_:
         emit_json({"recipe": recipe.model_dump(mode="json"), "fingerprint": recipe.fingerprint, "split": split})
         return

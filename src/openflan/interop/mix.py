@@ -1,39 +1,44 @@
 """A recipe's tuning mixture as files for another trainer."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from openflan import artifacts
-from openflan.catalog.holdout import hold_out
+from openflan.catalog.holdout import HeldOutSplit, hold_out_nothing
 from openflan.catalog.load import load_catalog
 from openflan.encoding.prompt_format import PromptFormat
-from openflan.errors import ConfigError, Problem, nearest
+from openflan.errors import ConfigError, Problem, RunError, nearest
 from openflan.interop.export import FORMATS, export
 from openflan.mixture.mixture import Mixture
+from openflan.rendering.example import Example
 from openflan.studies.progress import Progress, ProgressEvent, silent
-from openflan.studies.recipe import Recipe
-from openflan.studies.rows import read_split
+from openflan.studies.recipe import Recipe, differing_keys
+from openflan.studies.rows import read_split, split_of, store_split
+
+LOCK = "mixture.lock"
 
 
 def export_mixture(
-    recipe: Recipe, out: Path, format_name: str, *, num_examples: int, progress: Progress = silent
+    recipe: Recipe, out: Path, format_name: str, *, num_examples: int, workers: int = 1, progress: Progress = silent
 ) -> dict[str, Any]:
     """Write the first `num_examples` examples of the mixture, in tuning order, and mixture.lock beside them.
+
+    A recipe that holds out nothing gives the mixture over every task.
 
     Raises ConfigError for an unknown format, naming the nearest ones.
     """
     if format_name not in FORMATS:
         raise ConfigError(Problem("--format", f"no format {format_name!r}", nearest(format_name, FORMATS)))
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
-    rows = read_split(split, recipe)
-    mixture = Mixture(rows.train, recipe.mixture, recipe.seed)
+    split = mixture_split(recipe)
+    mixture, lock = read_mixture(split, recipe, workers=workers, progress=progress)
     blocks = math.ceil(num_examples / recipe.mixture.block_size) + 1
 
-    def examples() -> Any:
+    def examples() -> Iterator[Example]:
         left = num_examples
         for number in range(blocks):
-            progress(ProgressEvent("mix", number, blocks))
+            progress(ProgressEvent("mix", number + 1, blocks))
             for example in mixture.examples(number)[:left]:
                 left -= 1
                 yield example
@@ -41,6 +46,33 @@ def export_mixture(
     clusters = {task.name: task.clusters[0] for task in split.train}
     separator = (recipe.prompt or PromptFormat()).separator
     summary = export(examples(), clusters, out, format_name, separator)
-    artifacts.write_json(out / "mixture.lock", mixture.lock(rows.ledger))
+    artifacts.write_json(out / LOCK, lock)
     artifacts.write_json(out / "split.json", split.to_json())
-    return {"examples": num_examples, "tasks": sorted(rows.train), "format": format_name, "files": str(summary)}
+    return {"examples": num_examples, "tasks": sorted(mixture.tasks), "format": format_name, "files": str(summary)}
+
+
+def verify_lock(recipe: Recipe, lock_file: Path, *, workers: int = 1, progress: Progress = silent) -> dict[str, Any]:
+    """The content of a lock file, proven to be what this recipe gives from today's rows, templates and code.
+
+    Raises RunError naming every key that differs.
+    """
+    theirs = artifacts.read_json(lock_file)
+    _, ours = read_mixture(mixture_split(recipe), recipe, workers=workers, progress=progress)
+    if problems := differing_keys(ours, theirs):
+        raise RunError([Problem(str(lock_file), "is not what this recipe gives today"), *problems])
+    return theirs
+
+
+def mixture_split(recipe: Recipe) -> HeldOutSplit:
+    """What a mixture is made of: all that the recipe's held-out clusters allow, or everything."""
+    return split_of(recipe) if recipe.hold_out else hold_out_nothing(load_catalog(*recipe.catalogs))
+
+
+def read_mixture(
+    split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress
+) -> tuple[Mixture, dict[str, Any]]:
+    """The mixture of a split and the content of its lock file."""
+    store_split(split, recipe, workers=workers, progress=progress)
+    rows = read_split(split, recipe, progress=progress)
+    mixture = Mixture(rows.train, recipe.mixture, recipe.seed)
+    return mixture, mixture.lock(rows.ledger)

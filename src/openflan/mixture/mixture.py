@@ -23,6 +23,7 @@ from openflan.errors import ConfigError, SourceError
 from openflan.ledger import Ledger
 from openflan.rendering.example import Example
 from openflan.rendering.render import ReadRow, Wording, render
+from openflan.rendering.store import RowStore
 from openflan.seeding import derive, generator
 
 
@@ -159,6 +160,8 @@ def _order_key(seed: int, block: int, task: str, ordinal: int) -> bytes:
 
 
 def _rows_sha(rows: Sequence[ReadRow]) -> str:
+    if isinstance(rows, RowStore):
+        return rows.sha
     digest = hashlib.sha256()
     for row in rows:
         digest.update(canonical_json([row.id, dict(row.columns), row.options, row.gold, row.texts]).encode())

@@ -1,41 +1,95 @@
-"""Tuning rows that repeat evaluation text word for word are taken out before the mixture is made."""
+"""Tuning rows that repeat evaluation text are taken out before the mixture is made.
 
-import hashlib
-import re
-from collections.abc import Iterable, Sequence
+A row overlaps if one of its columns has a run of 13 words in common with a column of an evaluated row (the n of GPT-3's
+and FLAN's contamination checks), or holds a text of 8 to 12 words that an evaluated column holds too. Shorter texts (a
+label, a name, a stock phrase) coincide without being the same row. Case and punctuation play no part.
+"""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from openflan.artifacts import cache_folder, fingerprint, read_json, write_json
 from openflan.ledger import Ledger
+from openflan.mixture.ngrams import Hashes, HashSet, Positions, Words, in_batches, ngrams, whole_texts
 from openflan.rendering.render import ReadRow
+from openflan.rendering.store import RowStore
 
-MIN_WORDS = 8
-"""Shorter texts (a label, a name, a stock phrase) coincide without being the same row."""
+RUN_WORDS = 13
+SHORTEST_TEXT = 8
 
-_WORD = re.compile(r"\w+")
-
-
-def text_keys(row: ReadRow) -> set[bytes]:
-    """One key for each column of the row that holds a text of at least MIN_WORDS words, case and punctuation aside."""
-    keys: set[bytes] = set()
-    for value in row.columns.values():
-        for text in value if isinstance(value, list | tuple) else [value]:
-            words = _WORD.findall(str(text).lower()) if isinstance(text, str) else []
-            if len(words) >= MIN_WORDS:
-                keys.add(hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest())
-    return keys
+RULE = f"words-{SHORTEST_TEXT}-{RUN_WORDS}-1"
+"""Names the rule in the keys of kept decisions."""
 
 
-def evaluation_keys(rows: Iterable[ReadRow]) -> frozenset[bytes]:
-    """The keys of all evaluation rows."""
-    return frozenset(key for row in rows for key in text_keys(row))
+class EvaluatedText:
+    """The text of all evaluated rows, asked which tuning rows repeat some of it; built when first asked."""
+
+    def __init__(self, rows: Mapping[str, Sequence[Sequence[ReadRow]]]) -> None:
+        """`rows`: for each evaluated task, the rows of its splits."""
+        self._rows = rows
+        self._tasks = sorted(rows)
+        self._index: HashSet | None = None
+        shas = {task: [part.sha if isinstance(part, RowStore) else None for part in rows[task]] for task in self._tasks}
+        self._sha = None if any(None in parts for parts in shas.values()) else fingerprint(shas)
+
+    def overlap(self, rows: Sequence[ReadRow]) -> dict[int, str]:
+        """Position of each row that repeats evaluated text, and the evaluated task it repeats.
+
+        The answer for stored rows is kept in the cache folder, named by the contents of both sides.
+        """
+        if self._sha is None or not isinstance(rows, RowStore):
+            return self._overlap(rows)
+        file = cache_folder() / "overlap" / f"{fingerprint([RULE, self._sha, rows.sha])}.json"
+        if not file.exists():
+            write_json(file, {str(position): task for position, task in self._overlap(rows).items()})
+        return {int(position): task for position, task in read_json(file).items()}
+
+    def _overlap(self, rows: Sequence[ReadRow]) -> dict[int, str]:
+        if self._index is None:
+            self._index = self._build()
+        found: dict[int, str] = {}
+        for owners, words in in_batches(_texts(enumerate(rows))):
+            for hashes, text in _keys(words):
+                positions, tasks = self._index.find(hashes)
+                rows_found, first = np.unique(owners[text[positions]], return_index=True)
+                for row, task in zip(rows_found.tolist(), tasks[first].tolist(), strict=True):
+                    found.setdefault(row, self._tasks[task])
+        return dict(sorted(found.items()))
+
+    def _build(self) -> HashSet:
+        hashes: list[Hashes] = []
+        owners: list[Positions] = []
+        for number, task in enumerate(self._tasks):
+            for part in self._rows[task]:
+                for _, words in in_batches(_texts((number, row) for row in part)):
+                    for keys, _ in _keys(words):
+                        unique = np.unique(keys)
+                        hashes.append(unique)
+                        owners.append(np.full(len(unique), number))
+        return HashSet(hashes, owners)
 
 
-def without_overlap(task: str, rows: Sequence[ReadRow], evaluation: frozenset[bytes], ledger: Ledger) -> list[ReadRow]:
-    """The rows that share no long text with evaluation; the others are counted in `ledger` (stage "overlap")."""
-    clean: list[ReadRow] = []
-    for row in rows:
-        if text_keys(row) & evaluation:
-            ledger.drop("overlap", task, row.id, "a text of this row is also evaluated")
-        else:
-            clean.append(row)
-    ledger.keep("overlap", task, len(clean))
-    return clean
+def _keys(words: Words) -> Iterator[tuple[Hashes, Positions]]:
+    yield ngrams(words, RUN_WORDS)
+    yield whole_texts(words, shortest=SHORTEST_TEXT, longest=RUN_WORDS - 1)
+
+
+def _texts(rows: Iterable[tuple[int, ReadRow]]) -> Iterator[tuple[int, str]]:
+    for owner, row in rows:
+        for value in row.columns.values():
+            for text in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(text, str) and len(text) >= 2 * SHORTEST_TEXT - 1:
+                    yield owner, text
+
+
+def without_overlap(task: str, rows: Sequence[ReadRow], evaluated: EvaluatedText, ledger: Ledger) -> Sequence[ReadRow]:
+    """The rows that share no run of words with evaluation; the others are counted in `ledger` (stage "overlap")."""
+    overlap = evaluated.overlap(rows)
+    for position, other in overlap.items():
+        ledger.drop("overlap", task, rows[position].id, f"repeats text that {other} evaluates")
+    ledger.keep("overlap", task, len(rows) - len(overlap))
+    if not overlap:
+        return rows
+    clean = np.array([position for position in range(len(rows)) if position not in overlap], np.int64)
+    return rows.choose(clean) if isinstance(rows, RowStore) else [rows[position] for position in clean]

@@ -6,9 +6,10 @@ Read next: `mixture/mixture.py`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, Undefined
 
 from openflan.catalog.task import Task, Template
 from openflan.errors import CatalogError, Problem, nearest
@@ -28,6 +29,7 @@ Wording = Literal["instructions", "no_template", "dataset_name"]
 """`instructions`: the task's templates. The other two are the ablations of paper section 4.3 (figure 8)."""
 
 STAGE = "render"
+_EVALUATION_ERRORS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,7 @@ def options_block(options: Sequence[str]) -> str:
 
 def _read_row(task: Task, row: Row) -> ReadRow:
     scope = {**row.fields, "row": dict(row.fields)}
-    columns: dict[str, Any] = {}
-    for name, expression in task.columns.items():
-        columns[name] = _evaluate(expression, scope, f"{task.name}: columns.{name}", f"column {name}", row.fields)
+    columns = _columns(task, scope, row.fields)
     scope = {**scope, **columns}
     if task.answer.text is not None:
         value = _evaluate(task.answer.text, scope, f"{task.name}: answer.text", "answer", row.fields)
@@ -132,13 +132,41 @@ def _read_row(task: Task, row: Row) -> ReadRow:
     return ReadRow(row.id, columns, row.fields, options, gold, texts, row.id if group is None else str(group))
 
 
+def _columns(task: Task, scope: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: scope[e] for name, e in task.columns.items() if e in fields and fields[e] is not None}
+    others = {name: e for name, e in task.columns.items() if name not in plain}
+    try:  # one call for all columns costs what a call for one does
+        together = compile_expression(_together(tuple(others.items())), task.name)(scope) if others else {}
+        if not any(_is_missing(together[name], e, scope) for name, e in others.items()):
+            return {name: plain[name] if name in plain else together[name] for name in task.columns}
+    except (CatalogError, *_EVALUATION_ERRORS):
+        pass
+    return {
+        name: _evaluate(expression, scope, f"{task.name}: columns.{name}", f"column {name}", fields)
+        for name, expression in task.columns.items()
+    }
+
+
+@cache
+def _together(columns: tuple[tuple[str, str], ...]) -> str:
+    return "{" + ", ".join(f"'{name}': ({expression})" for name, expression in columns) + "}"
+
+
+def _is_missing(value: Any, expression: str, scope: Mapping[str, Any]) -> bool:
+    # A filter turns null into the text "None", which would be read as a word.
+    return (
+        value is None
+        or isinstance(value, Undefined)
+        or ("None" in str(value) and any(scope.get(name, "") is None for name in expression_names(expression)))
+    )
+
+
 def _evaluate(expression: str, scope: dict[str, Any], where: str, what: str, fields: Mapping[str, Any]) -> Any:
     try:
         value = compile_expression(expression, where)(scope)
-    except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except _EVALUATION_ERRORS as error:
         raise RowError(f"{what}: {error}; the row has {', '.join(sorted(fields))}") from error
-    # A filter turns null into the text "None", which would be read as a word.
-    if value is None or ("None" in str(value) and any(scope.get(n, "") is None for n in expression_names(expression))):
+    if _is_missing(value, expression, scope):
         raise RowError(f"{what} is null")
     return value
 

@@ -27,7 +27,7 @@ def load_hub_split(hub: str, config: str | None, revision: str, split: str, task
 
     datasets.disable_progress_bars()
     if not Path(hub).is_dir():
-        _go_offline_if_unreachable()
+        go_offline_if_unreachable()
     where = f"{task}: hub dataset {hub}" + (f" ({config})" if config else "")
     try:
         rows = datasets.load_dataset(hub, config, split=split, revision=revision)
@@ -39,8 +39,11 @@ def load_hub_split(hub: str, config: str | None, revision: str, split: str, task
 
 
 @cache
-def _go_offline_if_unreachable() -> None:
-    """Without a network, read the libraries' caches at once; they would try each dataset for half a minute."""
+def go_offline_if_unreachable() -> None:
+    """Without a network, read the libraries' caches at once; they would try each dataset for half a minute.
+
+    Holds for this process and those it starts.
+    """
     import huggingface_hub.constants as hub_constants
     from datasets import config as datasets_config
 
@@ -52,5 +55,6 @@ def _go_offline_if_unreachable() -> None:
         socket.create_connection(address, timeout=CONNECT_SECONDS).close()
     except OSError:
         log.warning("the hub at %s cannot be reached: only local and cached datasets are read", endpoint.netloc)
+        os.environ["HF_HUB_OFFLINE"] = "1"
         hub_constants.HF_HUB_OFFLINE = True
         datasets_config.HF_HUB_OFFLINE = True

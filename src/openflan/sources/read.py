@@ -6,7 +6,7 @@ Takes a task and a split, gives `Row`s in a fixed shuffled order with stable ids
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,34 @@ def read_rows(
     return rows
 
 
+def can_be_read(task: Task, settings: SourceSettings) -> bool:
+    """Whether there is a place to look for the task's rows: not where the user has to bring files and has not."""
+    return bool(task.source.world or task.source.hub or _place(task, settings.data_root).folder)
+
+
+def source_identity(task: Task, split: Split, settings: SourceSettings) -> list[Any]:
+    """What names the rows behind a split without reading them: the local file and its date, or the hub's revision.
+
+    Raises SourceError where a local copy lacks the split.
+    """
+    if task.source.world:
+        return ["world", task.source.world, settings.world_seed]
+    place = _place(task, settings.data_root)
+    origin = place.origin(split, Ledger())
+    shared = origin is not None and place.shared(split, origin)
+    if place.folder is None:
+        folder = Path(task.source.hub or "")
+        files = sorted(folder.rglob("*")) if task.source.hub and folder.is_dir() else []
+        return ["hub", origin, shared, *(_file_identity(file) for file in files if file.is_file())]
+    path = find_split(place.folder, origin) if origin is not None else None
+    return ["local", origin, shared, None if path is None else _file_identity(path)]
+
+
+def _file_identity(path: Path) -> list[str | int]:
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
 def _world_rows(task: Task, split: Split, seed: int, limit: int | None) -> Sequence[Row]:
     from openflan.world.rows import generate
 
@@ -118,7 +146,7 @@ class _Place:
         return any(other in self.task.source.splits and self.origin(other, quiet) == origin for other in others)
 
 
-@cache
+@lru_cache(maxsize=2)  # a task's splits follow one another, and often share a file
 def _read_cached(path: Path) -> Sequence[Mapping[str, Any]]:
     return read_file(path)
 

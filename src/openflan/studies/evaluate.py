@@ -6,7 +6,7 @@ from pathlib import Path
 from openflan import artifacts
 from openflan.catalog.load import Catalog, load_catalog
 from openflan.catalog.task import Task
-from openflan.errors import CatalogError, Problem, SourceError
+from openflan.errors import CatalogError, Problem
 from openflan.evaluation.evaluate import Result, evaluate
 from openflan.ledger import Ledger
 from openflan.studies.progress import Progress, silent
@@ -20,11 +20,7 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     tasks = chosen_tasks(load_catalog(*recipe.catalogs), recipe, task_names)
     open_run(recipe.changed(hold_out=[task.name for task in tasks]) if task_names else recipe, out)
     ledger = Ledger()
-    unavailable: list[Problem] = []
-    evaluated = read_evaluated(tasks, recipe, ledger, unavailable)
-    ledger.check("render")
-    if not any(parts["test"] for parts in evaluated.values()):
-        raise SourceError([Problem("rows", "no task could be read"), *unavailable])
+    evaluated = read_evaluated(tasks, recipe, ledger)
     rows = SplitRows({}, evaluated, {task.name: task for task in tasks if task.name in evaluated}, ledger)
     arm = recipe.arms[0]
     chosen = {
@@ -37,8 +33,8 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     }
     artifacts.write_json(out / "split.json", chosen)
     samples = run_arm(arm, recipe, rows, out, progress)
-    options = {"seed": recipe.seed, "resamples": recipe.evaluation.resamples}
-    result = evaluate(samples, tasks=rows.tasks, held_out=(), **options)
+    resamples = recipe.evaluation.resamples
+    result = evaluate(samples, tasks=rows.tasks, held_out=(), seed=recipe.seed, resamples=resamples)
     return close_run(recipe, rows, samples, result, out)
 
 

@@ -1,7 +1,7 @@
 """A recipe: everything that decides what a run's numbers are, as one TOML file."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +61,8 @@ class Recipe(BaseModel):
 
     model: str
     """Hub id, folder, `world:NAME`, or an endpoint as `remote:MODEL@URL`, which can only be asked."""
-    hold_out: Annotated[tuple[str, ...], Field(min_length=1)]
+    hold_out: tuple[str, ...]
+    """Clusters that are evaluated and never tuned on. Only a mixture for another trainer may hold out none."""
     catalogs: Annotated[tuple[str, ...], Field(min_length=1)] = ("flan",)
     train_clusters: tuple[str, ...] | None = None
     hold_out_rule: Rule = "strict"
@@ -72,6 +73,8 @@ class Recipe(BaseModel):
     """CPU threads of the numerical libraries; null leaves the choice to them. Part of the run: sums depend on it."""
     data_root: str | None = None
     """Where local rows are. Not part of the fingerprint: the mixture's lock names the rows by content."""
+    require_all: bool = False
+    """Whether a dataset that cannot be loaded ends the run; otherwise it is left out, and said so."""
     mixture: MixtureSettings = MixtureSettings()
     prompt: PromptFormat | None = None
     """null takes the format the model was tuned with, else the default one."""
@@ -115,7 +118,8 @@ class Recipe(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""
-        plain = self.model_dump(mode="json", exclude={"data_root", "remote"}) | {"tuning": self.tuning.content()}
+        left_out = {"data_root", "require_all", "remote"}
+        plain = self.model_dump(mode="json", exclude=left_out) | {"tuning": self.tuning.content()}
         if is_remote(self.model):
             plain["model"] = {"remote": remote_settings(self.model).content()}
         if self.remote:
@@ -162,10 +166,18 @@ def shipped_recipe(name: str) -> Path:
     return names[name]
 
 
-def resolve(recipe: str | None, sections: Mapping[str, Mapping[str, Any]] | None = None, **top: Any) -> Recipe:
+def resolve(
+    recipe: str | None,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    needs: Sequence[str] = ("model", "hold_out"),
+    **top: Any,
+) -> Recipe:
     """The recipe a command line means: a file's, or a shipped one's, with what was given on top.
 
-    Values of None and empty lists were not given. Raises ConfigError for what is wrong or missing.
+    `needs`: the keys that must be there; the others may be empty. Values of None and empty lists were not given.
+
+    Raises ConfigError for what is wrong or missing.
     """
     table: dict[str, Any] = {}
     if recipe is not None:
@@ -177,8 +189,9 @@ def resolve(recipe: str | None, sections: Mapping[str, Mapping[str, Any]] | None
         given = {key: value for key, value in values.items() if value is not None}
         if given:
             table[name] = {**table.get(name, {}), **given}
-    if missing := [f"--{key.replace('_', '-')}" for key in ("model", "hold_out") if not table.get(key)]:
+    if missing := [f"--{key.replace('_', '-')}" for key in needs if not table.get(key)]:
         raise ConfigError(f"give a recipe, or {' and '.join(missing)}")
+    table = {"model": "", "hold_out": [], **table}
     return recipe_from(table, recipe or "command line")
 
 

@@ -4,17 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openflan.catalog.holdout import HeldOutSplit
+from openflan.catalog.holdout import HeldOutSplit, hold_out
+from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Split, Task
 from openflan.errors import Problem, SourceError
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import TaskRows, tuning_templates
-from openflan.mixture.overlap import evaluation_keys, without_overlap
-from openflan.rendering.render import ReadRow, read_columns
-from openflan.sources.read import SourceSettings, read_rows
+from openflan.mixture.overlap import EvaluatedText, without_overlap
+from openflan.rendering.render import ReadRow
+from openflan.rendering.store import StoreJob, build_stores, read_store
+from openflan.sources.read import SourceSettings
+from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import Recipe
 
 EVALUATED: tuple[EvaluatedSplit, ...] = ("dev", "test")
+EvaluatedRows = Mapping[str, Mapping[EvaluatedSplit, Sequence[ReadRow]]]
+"""Rows by task and split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,73 +27,114 @@ class SplitRows:
     """Rows to tune on and rows to evaluate, by task name."""
 
     train: Mapping[str, TaskRows]
-    evaluated: Mapping[str, Mapping[EvaluatedSplit, Sequence[ReadRow]]]
+    evaluated: EvaluatedRows
     tasks: Mapping[str, Task]
     """The evaluated tasks."""
     ledger: Ledger
 
 
-def read_split(split: HeldOutSplit, recipe: Recipe) -> SplitRows:
+def split_of(recipe: Recipe) -> HeldOutSplit:
+    """The recipe's catalogs, split by what it holds out; raises CatalogError and LeakageError as `hold_out` does."""
+    return hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
+
+
+def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = silent) -> SplitRows:
     """Read every task of a split; a dataset that cannot be loaded is left out and said so in the ledger.
 
-    Under the strict rule, tuning rows that repeat a text of any evaluation row, used or not, are taken out.
+    Under the strict rule, tuning rows that repeat text of any evaluation row, used or not, are taken out.
 
-    Raises SourceError if a task loses more than 5 % of its rows, or if one side has no rows at all.
+    Raises SourceError if a task loses more than 5 % of its rows, if one side has no rows at all, or if the recipe
+    requires all tasks and one cannot be loaded.
     """
     ledger = Ledger()
     unavailable: list[Problem] = []
-    texts: set[bytes] = set()
-    evaluated = read_evaluated(split.evaluated, recipe, ledger, unavailable, texts)
+    strict = split.rule == "strict"
+    evaluated, every = _read_evaluated(split.evaluated, recipe, ledger, unavailable, strict=strict)
+    text = EvaluatedText(every)
     train: dict[str, TaskRows] = {}
-    for task in split.train:
+    for number, task in enumerate(split.train, 1):
+        progress(ProgressEvent("read rows", number, len(split.train), task.name))
         try:
-            rows = _read(task, "train", recipe, ledger, recipe.mixture.max_examples)
+            rows = read_store(_train_job(task, recipe), ledger)
         except SourceError as error:
             unavailable += _left_out(task, error, ledger)
             continue
-        if split.rule == "strict":
-            rows = without_overlap(task.name, rows, frozenset(texts), ledger)
+        if strict and split.evaluated:
+            rows = without_overlap(task.name, rows, text, ledger)
         if rows:
             train[task.name] = TaskRows(task, rows, tuning_templates(task, inverted=recipe.mixture.inverted))
     ledger.check("render")
-    if not train or not any(parts["test"] for parts in evaluated.values()):
+    _check_available(recipe, unavailable)
+    if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
         raise SourceError([Problem("rows", "no task of one side could be read"), *unavailable])
     tasks = {task.name: task for task in split.evaluated if task.name in evaluated}
     return SplitRows(train, evaluated, tasks, ledger)
 
 
-def read_evaluated(
-    tasks: Sequence[Task],
-    recipe: Recipe,
-    ledger: Ledger,
-    unavailable: list[Problem],
-    texts: set[bytes] | None = None,
-) -> dict[str, Mapping[EvaluatedSplit, Sequence[ReadRow]]]:
+def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress = silent) -> None:
+    """Read what `read_split` will need into the store of rows, in `workers` processes."""
+    strict = split.rule == "strict"
+    jobs = [_train_job(task, recipe) for task in split.train]
+    jobs += [_job(task, part, recipe, _most(part, recipe, strict)) for task in split.evaluated for part in EVALUATED]
+
+    def tell(done: int, total: int, task: str) -> None:
+        progress(ProgressEvent("read rows", done, total, task))
+
+    build_stores(jobs, workers=workers, progress=tell)
+
+
+def read_evaluated(tasks: Sequence[Task], recipe: Recipe, ledger: Ledger) -> EvaluatedRows:
     """Dev and test rows of each task that can be read, as many as the recipe evaluates.
 
-    The keys of all their texts are added to `texts`, also of rows beyond that number.
+    Raises SourceError if none can be read, or one cannot and the recipe requires all.
     """
-    most: dict[EvaluatedSplit, int | None] = {"test": recipe.evaluation.items, "dev": recipe.evaluation.dev_items}
+    unavailable: list[Problem] = []
+    evaluated, _ = _read_evaluated(tasks, recipe, ledger, unavailable, strict=False)
+    ledger.check("render")
+    _check_available(recipe, unavailable)
+    if not any(parts["test"] for parts in evaluated.values()):
+        raise SourceError([Problem("rows", "no task could be read"), *unavailable])
+    return evaluated
+
+
+def _read_evaluated(
+    tasks: Sequence[Task], recipe: Recipe, ledger: Ledger, unavailable: list[Problem], *, strict: bool
+) -> tuple[EvaluatedRows, dict[str, list[Sequence[ReadRow]]]]:
+    """The rows to evaluate and, under the strict rule, all rows there are: tuning may repeat none of them."""
     evaluated: dict[str, Mapping[EvaluatedSplit, Sequence[ReadRow]]] = {}
+    every: dict[str, list[Sequence[ReadRow]]] = {}
     for task in tasks:
         try:
-            parts: dict[EvaluatedSplit, list[ReadRow]] = {
-                part: _read(task, part, recipe, ledger, None if texts is not None else most[part]) for part in EVALUATED
+            parts: dict[EvaluatedSplit, Sequence[ReadRow]] = {
+                part: read_store(_job(task, part, recipe, _most(part, recipe, strict)), ledger) for part in EVALUATED
             }
         except SourceError as error:
             unavailable += _left_out(task, error, ledger)
             continue
-        if texts is not None:
-            texts |= evaluation_keys(row for rows in parts.values() for row in rows)
-        evaluated[task.name] = {part: rows[: most[part]] for part, rows in parts.items()}
-    return evaluated
+        every[task.name] = list(parts.values())
+        evaluated[task.name] = {part: rows[: _most(part, recipe, False)] for part, rows in parts.items()}
+    return evaluated, every
 
 
-def _read(task: Task, part: Split, recipe: Recipe, ledger: Ledger, limit: int | None) -> list[ReadRow]:
-    settings = SourceSettings(
-        data_root=None if recipe.data_root is None else Path(recipe.data_root), world_seed=recipe.world_seed
-    )
-    return read_columns(task, read_rows(task, part, settings, ledger, limit=limit), ledger)
+def _most(part: EvaluatedSplit, recipe: Recipe, strict: bool) -> int | None:
+    """How many rows of a split are read: those evaluated or, to compare tuning rows with, all."""
+    if strict:
+        return None
+    return recipe.evaluation.items if part == "test" else recipe.evaluation.dev_items
+
+
+def _train_job(task: Task, recipe: Recipe) -> StoreJob:
+    return _job(task, "train", recipe, recipe.mixture.max_examples)
+
+
+def _job(task: Task, part: Split, recipe: Recipe, limit: int | None) -> StoreJob:
+    data_root = None if recipe.data_root is None else Path(recipe.data_root)
+    return StoreJob(task, part, SourceSettings(data_root=data_root, world_seed=recipe.world_seed), limit)
+
+
+def _check_available(recipe: Recipe, unavailable: Sequence[Problem]) -> None:
+    if recipe.require_all and unavailable:
+        raise SourceError(unavailable)
 
 
 def _left_out(task: Task, error: SourceError, ledger: Ledger) -> Sequence[Problem]:

@@ -27,7 +27,7 @@ from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
 from openflan.studies.remote import answer_remotely
-from openflan.studies.rows import EVALUATED, SplitRows, read_split
+from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
 
 if TYPE_CHECKING:
     from openflan.encoding.boundary import Tokenizer
@@ -49,11 +49,11 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
     """
     open_run(recipe, out)
     split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
-    rows = read_split(split, recipe)
+    rows = read_split(split, recipe, progress=progress)
     lock(recipe, split, rows, out)
     samples = pl.concat([run_arm(arm, recipe, rows, out, progress) for arm in recipe.arms])
-    options = {"seed": recipe.seed, "resamples": recipe.evaluation.resamples}
-    result = evaluate(samples, tasks=rows.tasks, held_out=split.held_out, **options)
+    resamples = recipe.evaluation.resamples
+    result = evaluate(samples, tasks=rows.tasks, held_out=split.held_out, seed=recipe.seed, resamples=resamples)
     return close_run(recipe, rows, samples, result, out)
 
 
@@ -242,7 +242,7 @@ _read: dict[str, SplitRows] = {}
 def _rows_of(recipe: Recipe) -> SplitRows:
     key = recipe.to_toml()
     if key not in _read:
-        split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
+        split = split_of(recipe)
         _read.clear()
         _read[key] = read_split(split, recipe)
     return _read[key]
@@ -251,8 +251,8 @@ def _rows_of(recipe: Recipe) -> SplitRows:
 def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progress = silent) -> Path:
     """Only the tuning of one arm; gives the folder of the tuned model."""
     open_run(recipe, out)
-    split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
-    rows = read_split(split, recipe)
+    split = split_of(recipe)
+    rows = read_split(split, recipe, progress=progress)
     lock(recipe, split, rows, out)
     _set_threads(recipe)
     ledger = Ledger()

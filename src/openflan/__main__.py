@@ -1,0 +1,5 @@
+"""`python -m openflan` is the `openflan` command."""
+
+from openflan.cli.app import main
+
+main()

@@ -1,0 +1,116 @@
+"""Word n-grams of many texts as hashes, and a set of them that is asked for millions at a time.
+
+Texts are lower-cased and cut into words, so case and punctuation play no part. Everything is vectorised: no text is
+walked word by word in Python. Read next: `overlap.py`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Hashes = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
+
+BATCH_CHARS = 4_000_000
+"""Characters whose words are in memory at one time: some 150 MB of words and hashes."""
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+_FILTER_BITS = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of several texts, laid end to end."""
+
+    hashes: Hashes
+    """[num_words]"""
+    text: Positions
+    """[num_words]: which text a word is of"""
+    lengths: Positions
+    """[num_texts]: words in each text"""
+
+
+def words_of(texts: Sequence[str]) -> Words:
+    """The words of each text as hashes, in order."""
+    series = pl.Series("text", texts, dtype=pl.String())
+    lists = series.str.to_lowercase().str.extract_all(r"\w+")
+    lengths = lists.list.len().to_numpy().astype(np.int64)
+    words = lists.filter(pl.Series(lengths > 0)).explode()
+    hashes = words.hash(seed=1).to_numpy() if len(words) else np.zeros(0, np.uint64)
+    return Words(hashes, np.repeat(np.arange(len(texts)), lengths), lengths)
+
+
+def ngrams(words: Words, n: int) -> tuple[Hashes, Positions]:
+    """The hash of every run of `n` words that lies within one text, and the text it lies in."""
+    count = len(words.hashes) - n + 1
+    if count <= 0:
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    runs = np.full(count, np.uint64(n))
+    for offset in range(n):
+        runs = runs * _BASE + words.hashes[offset : offset + count]
+    runs ^= runs >> np.uint64(31)
+    runs *= _MIX
+    runs ^= runs >> np.uint64(29)
+    within = words.text[:count] == words.text[n - 1 :]
+    return runs[within], words.text[:count][within]
+
+
+def whole_texts(words: Words, *, shortest: int, longest: int) -> tuple[Hashes, Positions]:
+    """The hash of every text of `shortest` to `longest` words as one run, and which text it is."""
+    parts = [ngrams(_only(words, words.lengths == n), n) for n in range(shortest, longest + 1)]
+    return np.concatenate([runs for runs, _ in parts]), np.concatenate([text for _, text in parts])
+
+
+def _only(words: Words, texts: npt.NDArray[np.bool_]) -> Words:
+    keep = texts[words.text]
+    return Words(words.hashes[keep], words.text[keep], words.lengths)
+
+
+def in_batches(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[Positions, Words]]:
+    """(owner, text) pairs as batches of bounded size: the owners of a batch's texts [num_texts], and its words."""
+    owners: list[int] = []
+    batch: list[str] = []
+    chars = 0
+    for owner, text in texts:
+        owners.append(owner)
+        batch.append(text)
+        chars += len(text)
+        if chars >= BATCH_CHARS:
+            yield np.array(owners, np.int64), words_of(batch)
+            owners, batch, chars = [], [], 0
+    if batch:
+        yield np.array(owners, np.int64), words_of(batch)
+
+
+class HashSet:
+    """A fixed set of hashes, each with the number of its owner (the first, where several have it)."""
+
+    def __init__(self, hashes: Sequence[Hashes], owners: Sequence[Positions]) -> None:
+        everything = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
+        everyone = np.concatenate(owners) if owners else np.zeros(0, np.int64)
+        self._hashes, first = np.unique(everything, return_index=True)
+        self._owners = everyone[first].astype(np.int32)
+        # Most questions are answered no by one look into this table, which costs a tenth of a binary search.
+        self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
+        self._filter[self._bucket(self._hashes)] = True
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, hashes: Hashes) -> tuple[Positions, npt.NDArray[np.int32]]:
+        """Positions in `hashes` of those in the set, ascending, and their owners."""
+        if not len(self._hashes):
+            return np.zeros(0, np.int64), np.zeros(0, np.int32)
+        maybe = np.flatnonzero(self._filter[self._bucket(hashes)])
+        asked = hashes[maybe]
+        places = np.minimum(np.searchsorted(self._hashes, asked), len(self._hashes) - 1)
+        found = self._hashes[places] == asked
+        return maybe[found], self._owners[places[found]]
+
+    @staticmethod
+    def _bucket(hashes: Hashes) -> npt.NDArray[np.int64]:
+        return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)

@@ -1,0 +1,99 @@
+import csv
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from openflan.catalog.load import load_catalog
+from openflan.cli.app import app
+from openflan.errors import ConfigError, SourceError
+from openflan.interop.draft import draft_task, new_task
+from openflan.rendering.check import check_catalog
+from openflan.sources.read import SourceSettings
+
+TICKETS = [
+    {"subject": f"Order {i}", "message": f"Parcel {i} did not come.", "label": ["urgent", "not urgent"][i % 2]}
+    for i in range(40)
+]
+CHOICES = [
+    {"question": f"What comes after {i}?", "choices": [str(i + 1), str(i + 2)], "answer": 0 if i % 3 else 1}
+    for i in range(20)
+]
+SUMMARIES = [
+    {"long text": f"It rained in village {i} and nobody went out.", "summary": f"Rain in village {i}."}
+    for i in range(20)
+]
+NUMBERED = [{"text": f"Line {i} of a log.", "class": i % 3} for i in range(30)]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "ending", "form"),
+    [
+        (TICKETS, "csv", "classification"),
+        (NUMBERED, "csv", "classification"),
+        (NUMBERED, "jsonl", "classification"),
+        (CHOICES, "jsonl", "multiple_choice"),
+        (SUMMARIES, "csv", "generation"),
+    ],
+)
+def test_a_draft_passes_the_check_on_the_rows_it_was_made_from(
+    rows: list[dict[str, Any]], ending: str, form: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / f"rows.{ending}", rows)
+    folder, data = tmp_path / "my_tasks", tmp_path / "data"
+    draft, _ = new_task("mine", file, folder, cluster="triage", answer=None, data_root=data)
+    assert draft.form == form
+    (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=data), limit=100)
+    assert check.problems == () and check.rows == len(rows)
+    lines = [(data / "mine" / f"{split}.jsonl").read_text().splitlines() for split in ("train", "test")]
+    assert len(lines[1]) == round(0.2 * len(rows)) and not set(lines[0]) & set(lines[1])
+
+
+def test_the_answer_column_can_be_named(tmp_path: Path) -> None:
+    rows = [{"text": f"Line {i} here.", "label": "x", "mood": ["up", "down"][i % 2]} for i in range(12)]
+    draft = draft_task("mine", rows, cluster="nli", answer="mood", where="rows")
+    assert draft.labels == ("down", "up") and draft.answer == "mood"
+    with pytest.raises(ConfigError, match="did you mean mood"):
+        draft_task("mine", rows, cluster="nli", answer="moods", where="rows")
+
+
+def test_what_cannot_be_drafted_says_why(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no column looks like the answer"):
+        draft_task("mine", [{"a": f"text number {i}"} for i in range(5)], cluster="nli", answer=None, where="rows")
+    with pytest.raises(SourceError, match="at least two"):
+        draft_task("mine", [], cluster="nli", answer=None, where="rows")
+    (tmp_path / "Mine.toml").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        new_task("Mine", tmp_path / "rows.xlsx", tmp_path, cluster="nli", answer=None, data_root=None)
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.slow
+def test_the_page_on_own_tasks_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/your-own-tasks.md, as printed, save the one that downloads a model."""
+    page = (Path(__file__).parents[2] / "docs" / "your-own-tasks.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "tickets.csv", TICKETS)
+    lines = page.replace("\\\n", " ").splitlines()
+    told = [line for line in lines if line.startswith("openflan ") and "HuggingFaceTB" not in line]
+    commands = [shlex.split(line.removeprefix("openflan ")) for line in told]
+    assert [command[0] for command in commands] == ["catalog", "render", "catalog", "run", "catalog"]
+    for command in commands:
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, (command, result.output)
+    result = json.loads((tmp_path / "runs" / "triage-small" / "result.json").read_text())
+    assert result["held_out"] == ["triage"] and result["arms"]["tuned"]["tasks"]["tickets"]["n"] == 8
