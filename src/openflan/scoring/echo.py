@@ -147,6 +147,13 @@ def _spells_bytes(piece: str) -> bool:
     return piece.startswith("bytes:") or (byte is not None and int(byte[1], 16) >= 128)
 
 
+def _told(piece: str) -> str:
+    """The whole characters that a token holds beside parts of others."""
+    if _spells_bytes(piece):
+        return bytes(int(byte, 16) for byte in re.findall(r"\\x([0-9A-Fa-f]{2})", piece)).decode(errors="ignore")
+    return piece.replace("\ufffd", "")
+
+
 def _holds(text: str, letters: str) -> bool:
     """Whether the letters stand in the text in that order."""
     rest = iter(text)
@@ -161,13 +168,15 @@ def _split_characters(text: str, at: int, pieces: Sequence[str], first: int) -> 
     end = next((i for i in range(first, len(pieces)) if _is_whole(pieces[i])), len(pieces))
     if end == first:
         return None
-    inside = "".join(pieces[first:end])
-    told = "".join(piece.replace("\ufffd", "") for piece in pieces[first:end] if not _spells_bytes(piece))
+    gap = pieces[first:end]
+    told = "".join(map(_told, gap))
+    # Each mark of a lost part stands for a byte at least, as does each token.
+    least = sum(max(1, len(_told(piece).encode()) + piece.count("\ufffd")) for piece in gap)
     for stop in range(at + 1, len(text) + 1):
         # A plain letter is never split; it may stand in one token with part of its neighbour.
-        if text[stop - 1].isascii() and text[stop - 1] not in inside:
+        if text[stop - 1].isascii() and text[stop - 1] not in told:
             return None
-        enough = len(text[at:stop].encode()) >= end - first and _holds(text[at:stop], told)
+        enough = len(text[at:stop].encode()) >= least and _holds(text[at:stop], told)
         fits = stop == len(text) if end == len(pieces) else _length(pieces[end], text, stop) is not None
         if enough and fits:
             return end - first, stop - at
