@@ -161,7 +161,7 @@ def test_generations_equal_the_local_ones(name: str, models: dict[str, Path], se
         ("generated", "do not add up to the text"),
         ("zeros", "have the log-probability 0"),
         ("shifted", "nats as the next one, but"),
-        ("not finite", "have the log-probability"),
+        ("not finite", "has the log-probability nan"),
         ("mangled", "do not add up to the text"),
     ],
 )
@@ -193,6 +193,13 @@ def test_a_server_that_falls_over_at_the_question_counts_as_without_answer(toy: 
     toy.set(statuses=[503] * 8)
     with Endpoint(settings(toy)) as endpoint, pytest.raises(ModelError, match="503"):
         connect(endpoint, ranks=True)
+
+
+def test_a_name_the_server_does_not_list_is_no_reason_to_give_up(toy: Serving) -> None:
+    # llama.cpp's server answers to any name, and older ones refuse `echo`.
+    toy.set(statuses=[400, 400], message="Only no echo is supported")
+    with Endpoint(settings(toy, model="anything")) as endpoint:
+        assert "Only no echo" in connect(endpoint, ranks=True).why
 
 
 def test_a_wrong_model_or_address_is_said_at_once(toy: Serving) -> None:

@@ -5,6 +5,7 @@ Read next: `scoring/remote.py`.
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -255,8 +256,8 @@ class Endpoint:
             if isinstance(found, dict) and not cast("dict[str, Any]", found).get("error"):
                 return cast("dict[str, Any]", found)
             return _Failure("it answered with something that is no JSON answer", response.status_code)
-        said, code = _said(response)
-        refusal = RefusedError(response.status_code, self._safe(said), code)
+        said, code = _said(self._safe(response.text))
+        refusal = RefusedError(response.status_code, said, code)
         transient = response.status_code in RETRIED_4XX or response.status_code >= 500
         # A spent quota comes as 429 too, and no waiting fills it.
         if not transient or response.status_code in PERMANENT_5XX or code == SPENT_QUOTA or refusal.too_long:
@@ -359,12 +360,12 @@ def _key(variable: str | None) -> str:
     return key
 
 
-def _said(response: "httpx.Response") -> tuple[str, str]:
+def _said(body: str) -> tuple[str, str]:
     """A server's words and its code for an error, from the several shapes these have."""
-    said: Any = response.text
+    said: Any = body
     code: Any = ""
     with contextlib.suppress(ValueError):
-        found: Any = response.json()
+        found: Any = json.loads(body)
         for key in ("error", "detail", "message"):
             if isinstance(found, dict) and key in found:
                 said = cast("dict[str, Any]", found)[key]
