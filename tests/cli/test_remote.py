@@ -66,3 +66,26 @@ def test_an_endpoint_that_is_not_there_is_told_in_a_sentence(
     code, told = failing(capsys, monkeypatch, "score", "--model", model, "--requests", str(file))
     assert code == 1
     assert "http://127.0.0.1:9/v1: no answer after 1 try" in told and "Connection refused" in told
+
+
+def test_score_answers_what_it_can_and_names_the_rest(toy: Serving, tmp_path: Path) -> None:
+    toy.set(bos=False)
+    file = tmp_path / "questions.jsonl"
+    file.write_text(QUESTIONS + '{"id": "bare", "inputs": "", "options": ["yes"]}\n')
+    common = ("score", "--model", f"remote:toy@{toy.url}", "--requests", str(file))
+    done = invoke(*common)
+    records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert done.exit_code == 1 and len(records) == 3
+    assert "no token stands before the options" in records[-1]["error"]
+    assert invoke(*common, "--skip").exit_code == 0
+
+
+def test_settings_of_loaded_models_are_refused(
+    toy: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text(QUESTIONS)
+    code, told = failing(
+        capsys, monkeypatch, "score", "--model", f"remote:toy@{toy.url}", "--requests", str(file), "--memory", "5"
+    )
+    assert code == 1 and "for models loaded here" in told

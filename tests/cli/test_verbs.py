@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from openflan.cli.app import app, main
 from tests.catalog.toys import task_toml, write_catalog
 
-VERBS = ("demo", "run", "tune", "evaluate", "score", "render", "mix", "report", "web", "catalog")
+VERBS = ("demo", "run", "tune", "evaluate", "score", "render", "mix", "report", "compare", "web", "catalog")
 
 
 def invoke(*arguments: str) -> Any:
@@ -47,7 +47,8 @@ def test_check_reports_a_users_folder_and_fails(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         (data / f"{split}.jsonl").write_text('{"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}\n' * 5)
     common = ("catalog", "check", "--catalog", str(folder), "--data-root", str(tmp_path / "data"), "--json")
-    assert json.loads(invoke(*common).stdout) == {"tasks": 1, "problems": [], "not_read": []}
+    report = json.loads(invoke(*common).stdout)
+    assert (report["tasks"], report["problems"], report["not_read"], report["rows"]) == (1, [], [], {"toy": 10})
     (folder / "toy.toml").write_text(task_toml("toy").replace("{{ hypothesis }}\n{{", "{{ hypotesis }}\n{{"))
     done = invoke(*common)
     assert done.exit_code == 1
@@ -59,6 +60,17 @@ def test_render_shows_what_a_model_reads() -> None:
     examples = json.loads(done.stdout)
     assert len(examples) >= 7
     assert all(example["inputs"] and example["targets"] for example in examples)
+
+
+def test_render_shows_exemplars_in_front() -> None:
+    common = ("render", "world_entailment", "--limit", "1", "--json")
+    plain, shown = (json.loads(invoke(*common, *more).stdout) for more in ((), ("--shots", "2")))
+    assert [example["exemplars"] for example in plain] == [[]] * len(plain)
+    assert all(len(example["exemplars"]) == 2 for example in shown)
+    assert all(example["row_id"] not in example["exemplar_rows"] for example in shown)
+    assert [example["inputs"] for example in shown] == [example["inputs"] for example in plain]
+    text = invoke("render", "world_entailment", "--shots", "2", "--template", plain[0]["template"]).stdout
+    assert text.count("exemplar: row train/") == 2
 
 
 @pytest.mark.parametrize(
@@ -73,6 +85,12 @@ def test_render_shows_what_a_model_reads() -> None:
         (("run", "no-such-recipe"), "no recipe file or shipped recipe 'no-such-recipe'"),
         (("render", "rte", "--template", "folows", "--data-root", "nowhere"), "no such"),
         (("report", "nowhere"), "nowhere"),
+        (("compare", "nowhere", "elsewhere"), "elsewhere: no such run folder"),
+        (
+            ("evaluate", "--model", "world:small", "--hold-out", "nli", "--shots", "0,few"),
+            "few: expected whole numbers",
+        ),
+        (("run", "demo", "--shots", "3,3", "--dry-run"), "named twice"),
     ],
 )
 def test_errors_say_what_to_do(

@@ -131,3 +131,25 @@ def test_a_tokenizer_without_eos_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="EOS"):
         encode([short()], tokenizer, FORMAT, Lengths(), Ledger())
+
+
+def test_as_many_exemplars_are_kept_as_fit_and_those_are_the_first() -> None:
+    shown = tuple((f"question {'x' * (7 * i % 11)}", f"answer {i}") for i in range(9))
+    example = short(exemplars=shown, exemplar_rows=tuple(f"train/{i}" for i in range(9)))
+    sizes = [len(FORMAT.of(example.first_exemplars(k)).encode()) + 1 for k in range(10)]
+    for most in range(sizes[0], sizes[-1] + 3):
+        ledger = Ledger()
+        (found,) = encode_prompts([example], TOKENIZER, FORMAT, Lengths(inputs=most), ledger)
+        fitting = max(k for k in range(10) if sizes[k] <= most)
+        assert found.read.exemplars == shown[:fitting]
+        assert found.read.exemplar_rows == example.exemplar_rows[:fitting]
+        assert TOKENIZER.decode(found.prompt_ids) == "<s>" + FORMAT.of(found.read)
+        said = {0: "all exemplars left out", 9: ""}.get(fitting, "exemplars left out")
+        assert [reason for (_, _, reason) in ledger.shortened] == [said] * bool(said)
+
+
+def test_what_is_read_is_what_is_encoded_after_a_cut_too() -> None:
+    example = dataclasses.replace(EXAMPLE, exemplars=(("first", "1"),))
+    (found,) = encode_options([example], TOKENIZER, FORMAT, Lengths(inputs=100), Ledger())
+    assert TOKENIZER.decode(found.prompt_ids) == "<s>" + FORMAT.of(found.read)
+    assert found.read.exemplars == () and CUT in found.read.inputs

@@ -1,13 +1,16 @@
 """Made-up tasks and samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from openflan.artifacts import write_json, write_text
 from openflan.catalog.task import Task
+from openflan.evaluation.evaluate import evaluate
 from openflan.evaluation.metrics import metric, ranked
-from openflan.evaluation.samples import SAMPLE_SCHEMA
+from openflan.evaluation.samples import SAMPLE_SCHEMA, write_samples
 
 YES_NO = ("yes", "no")
 
@@ -76,3 +79,13 @@ def grid(
         for arm in arms for task in tasks for split, number in (("dev", dev), ("test", items))
         for item in range(number) for template in templates
     ])  # fmt: skip
+
+
+def write_run(folder: Path, samples: pl.DataFrame, tasks: Mapping[str, Task], *, model: str = "made-up") -> Path:
+    """The part of a run folder that a comparison reads."""
+    write_samples(samples, folder / "samples.parquet")
+    result = evaluate(samples, tasks=tasks, held_out=["nli"], seed=0, resamples=100)
+    result.write(folder / "result.json")
+    write_text(folder / "recipe.toml", f'model = "{model}"\nseed = 0\nhold_out = ["nli"]\ndata_root = "elsewhere"\n')
+    write_json(folder / "env.json", {"packages": {"torch": "2.13.0"}})
+    return folder

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openflan.errors import RunError
-from openflan.evaluation.evaluate import best_on_dev, evaluate
+from openflan.evaluation import paired
+from openflan.evaluation.evaluate import best_on_dev, evaluate, row_sums
 from openflan.evaluation.metrics import METRICS
 from openflan.evaluation.result import Result
 from openflan.seeding import generator
@@ -49,7 +50,7 @@ def test_the_shape_is_the_agreed_one(tmp_path):
     task = plain["arms"]["tuned"]["tasks"]["t"]
     assert set(task) == {
         "metric", "n", "templates", "mean", "std", "by_template", "best_dev", "best_dev_template", "low", "high",
-        "chance", "majority", "ties", "near_ties", "unscored", "also",
+        "chance", "majority", "ties", "near_ties", "unscored", "also", "shots",
     }  # fmt: skip
     assert (task["metric"], task["n"], task["templates"], task["chance"]) == ("accuracy", 60, 3, 0.5)
     assert set(plain["arms"]["tuned"]["clusters"]) == {"nli", "sentiment"}
@@ -115,11 +116,60 @@ def test_arms_asked_with_other_templates_still_pair_by_item():
     assert difference["mean"] == pytest.approx(means["tuned"] - means["untuned_completion"], abs=1e-6)
 
 
+def test_prompts_that_only_one_arm_answered_are_left_out_of_their_difference():
+    # As where a passage fits the context of one model: what the other made of it is not held against it.
+    samples = SAMPLES.filter(pl.col("task") == "t", pl.col("split") == "test")
+    long = (pl.col("template") == "a") & pl.col("row_id").is_in([f"test/{i}" for i in range(0, 60, 2)])
+    samples = samples.filter(~(long & (pl.col("arm") == "tuned")))
+    easy = pl.when(long).then(0.0).otherwise(pl.col("value")).alias("value")
+    one, other = (evaluated(rows).differences[0]["tasks"]["t"] for rows in (samples, samples.with_columns(easy)))
+    assert one == other
+    shared = samples.filter(~long)
+    by_template = (
+        shared.group_by("arm", "template").agg(pl.col("value").mean()).group_by("arm").agg(pl.col("value").mean())
+    )
+    means = dict(by_template.iter_rows())
+    assert one["mean"] == pytest.approx(means["tuned"] - means["untuned"], abs=2e-6)
+
+
 def test_one_template_and_right_or_wrong_answers_get_mcnemar():
     samples = grid(better, tasks=[TASKS["t"]], templates=["a"])
     difference = evaluated(samples).differences[0]
     assert 0 < difference["tasks"]["t"]["p_mcnemar"] <= 1
     assert "p_mcnemar" not in RESULT.differences[0]["tasks"]["t"]
+
+
+def test_mcnemar_is_left_to_items_that_share_nothing():
+    samples = grid(better, tasks=[TASKS["t"]], templates=["a"])
+    passages = samples.with_columns(pl.col("row_id").str.replace(r"\d$", "").alias("group"))
+    assert "p_mcnemar" not in evaluated(passages).differences[0]["tasks"]["t"]
+
+
+def test_the_exchange_test_is_one_of_the_reported_difference():
+    """F1 of each template and then their mean, not F1 of all templates' answers together."""
+    tasks = {"t": made_task("t", metrics=["f1a"])}
+    samples = grid(better, tasks=[TASKS["t"]])
+    (found,) = evaluated(samples, tasks=tasks).differences
+    answers = {
+        arm: answers_of(samples.filter(arm=arm, split="test").sort("row_id", "template"))
+        for arm in ("tuned", "untuned")
+    }
+    pair = paired.pair(answers["tuned"], answers["untuned"], seed=0, names=["t"], resamples=300)
+    assert pair is not None
+    assert pair.observed == pytest.approx(pair.mean) == pytest.approx(found["mean"], abs=1e-6)
+
+
+def answers_of(rows: pl.DataFrame) -> paired.Answers:
+    """An arm's answers to items it answered through every template, sorted by item and template."""
+    items = np.repeat(np.arange(rows["row_id"].n_unique()), 3)
+    return paired.Answers(
+        measure=METRICS["f1a"],
+        templates=("a", "b", "c"),
+        items=items,
+        groups=items,
+        template_of=np.tile(np.arange(3), rows.height // 3),
+        sums=row_sums(rows, METRICS["f1a"]),
+    )
 
 
 # What must not move a number
@@ -156,6 +206,20 @@ def test_duplicated_items_do_not_narrow_the_interval():
     assert other["n"] == 5 * task["n"]
     assert (other["low"], other["high"]) == (task["low"], task["high"])
     assert again.differences[0]["p"] == RESULT.differences[0]["p"]
+
+
+def test_a_second_task_on_the_same_passages_does_not_narrow_a_clusters_interval():
+    both = pl.concat([SAMPLES.filter(task="t"), SAMPLES.filter(task="t").with_columns(pl.lit("u").alias("task"))])
+    result = evaluated(both, resamples=2000)
+    (nli,), own = result.differences, result.arms["tuned"]
+    width = lambda found: found["high"] - found["low"]  # noqa: E731
+    assert width(own["clusters"]["nli"]) == pytest.approx(width(own["tasks"]["t"]), rel=0.08)
+    assert width(nli) == pytest.approx(width(nli["tasks"]["t"]), rel=0.08)
+    assert nli["smallest_detectable"] == pytest.approx(nli["tasks"]["t"]["smallest_detectable"], rel=0.05)
+    assert nli["p"] == pytest.approx(nli["tasks"]["t"]["p"], rel=0.5)
+    apart = both.with_columns(pl.format("{} {}", "task", "group").alias("group"))
+    other = evaluated(apart, resamples=2000).arms["tuned"]["clusters"]["nli"]
+    assert width(other) == pytest.approx(width(own["tasks"]["t"]) / np.sqrt(2), rel=0.08)
 
 
 def test_equal_runs_are_equal_and_another_seed_moves_intervals_only():
@@ -227,10 +291,55 @@ def test_nothing_to_score_is_an_error_not_a_zero():
         evaluated(frame([sample(task="tt")]))
 
 
-def test_several_numbers_of_exemplars_are_several_arms():
-    rows = [sample(arm="few_shot", row_id=str(i), shots=shots) for i in range(3) for shots in (1, 5)]
-    result = evaluated(frame([*rows, *(sample(row_id=str(i)) for i in range(3))]))
-    assert set(result.arms) == {"few_shot@1", "few_shot@5", "tuned"}
+ASKED = {"untuned": 0, "untuned@5": 5, "tuned": 0, "tuned@1": 1, "tuned@5": 5, "remote:x@main": 0}
+
+
+def with_exemplars(arms=ASKED) -> pl.DataFrame:
+    """Three items through two templates; the first is best on dev for arms shown exemplars, the second for others."""
+    return frame(
+        [
+            sample(
+                arm=arm, row_id=f"{split}/{i}", split=split, template=template, shots=max(0, shots - i),
+                value=float((template == "a") == (shots > 0)) if split == "dev" else float(i == 0),
+            )
+            for arm, shots in arms.items() for split in ("dev", "test") for i in range(3) for template in ("a", "b")
+        ]
+    )  # fmt: skip
+
+
+def test_each_number_of_exemplars_is_an_arm_of_its_own():
+    result = evaluated(with_exemplars())
+    assert set(result.arms) == set(ASKED)
+    tasks = {arm: numbers["tasks"]["t"] for arm, numbers in result.arms.items()}
+    assert {arm: task["best_dev_template"] for arm, task in tasks.items()} == {
+        arm: "a" if shots else "b" for arm, shots in ASKED.items()
+    }
+    # What fitted is recorded, not what was asked for: 5, 4 and 3 exemplars before the three items.
+    assert (tasks["tuned"]["shots"], tasks["tuned@5"]["shots"]) == (0.0, 4.0)
+    assert result.arms["tuned@5"]["clusters"]["nli"]["shots"] == 4.0
+
+
+def test_the_presence_of_exemplars_moves_no_zero_shot_number():
+    alone = evaluated(with_exemplars({arm: shots for arm, shots in ASKED.items() if not shots}))
+    together = evaluated(with_exemplars())
+    assert {arm: together.arms[arm] for arm in alone.arms} == alone.arms
+    adjusted = {"p_holm", "tasks"}
+    found = {(d["arm"], d["against"]): {k: v for k, v in d.items() if k not in adjusted} for d in together.differences}
+    for d in alone.differences:
+        assert found[d["arm"], d["against"]] == {k: v for k, v in d.items() if k not in adjusted}
+
+
+def test_arms_are_compared_with_their_like():
+    pairs = [(d["arm"], d["against"]) for d in evaluated(with_exemplars()).differences]
+    assert pairs == [
+        ("tuned", "remote:x@main"),
+        ("tuned", "untuned"),
+        ("tuned", "untuned@5"),
+        ("tuned@5", "untuned@5"),
+        ("tuned@1", "tuned"),
+        ("tuned@5", "tuned"),
+        ("untuned@5", "untuned"),
+    ]
 
 
 def test_generated_tasks_have_no_chance_level_and_corpus_metrics_their_own_interval():

@@ -7,8 +7,10 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lm_eval.tasks.drop.utils import get_metrics
 from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import pearsonr
+from sklearn.metrics import f1_score
 
 from openflan.catalog.task import Metric as MetricName
 from openflan.errors import CatalogError, RunError
@@ -88,12 +90,35 @@ def test_f1a_is_over_all_answer_rows():
     assert METRICS["f1a"].over([chosen(0, 0)]) == {"f1a": 0.0}
 
 
-def test_f1a_refuses_other_option_counts():
+@pytest.mark.parametrize("name", ["f1", "f1a"])
+def test_binary_f1_refuses_other_option_counts(name):
     with pytest.raises(CatalogError, match="two options"):
-        METRICS["f1a"].over([chosen(0, 0, options=("a", "b", "c"))])
+        METRICS[name].over([chosen(0, 0, options=("a", "b", "c"))])
 
 
 ANSWERS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30)
+
+
+@pytest.mark.reference
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30))
+def test_f1_equals_scikit_learn(pairs):
+    predicted, gold = zip(*pairs, strict=True)
+    found = METRICS["f1"].over([chosen(p, g) for p, g in pairs])["f1"]
+    assert found == pytest.approx(f1_score(gold, predicted, zero_division=0.0), abs=1e-12)
+
+
+@pytest.mark.reference
+@given(ANSWERS)
+def test_macro_f1_equals_scikit_learn(pairs):
+    predicted, gold = zip(*pairs, strict=True)
+    found = METRICS["macro_f1"].over([chosen(p, g, options=("a", "b", "c")) for p, g in pairs])["macro_f1"]
+    assert found == pytest.approx(f1_score(gold, predicted, average="macro", zero_division=0.0), abs=1e-12)
+
+
+def test_macro_f1_by_hand():
+    # Class a: one of one predicted right, one of two found, F1 2/3. Class b: F1 2/3. Class c never comes up.
+    rows = [chosen(p, g, options=("a", "b", "c")) for p, g in [(0, 0), (1, 0), (1, 1)]]
+    assert METRICS["macro_f1"].over(rows)["macro_f1"] == pytest.approx(2 / 3)
 
 
 @given(ANSWERS)
@@ -128,6 +153,16 @@ def test_pearson_equals_scipy(pairs):
     if len(set(x)) == 1 or len(set(y)) == 1:
         assert found == 0.0
     else:
+        assert found == pytest.approx(pearsonr(x, y).statistic, abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 5)), min_size=3, max_size=30))
+def test_pearson_is_with_the_grade_before_rounding(pairs):
+    options = tuple("012345")
+    x, y = zip(*pairs, strict=True)
+    rows = [ranked(options, [round(grade)], predicted, grade) for predicted, grade in pairs]
+    found = METRICS["pearson"].over(rows)["pearson"]
+    if np.std(x) > 0.1 and np.std(y) > 0.1:
         assert found == pytest.approx(pearsonr(x, y).statistic, abs=1e-9)
 
 
@@ -177,6 +212,36 @@ def test_squad_takes_the_best_reference_for_each_number():
     # F1 2*2/(2+3) with the second reference; neither reference matches exactly.
     assert found == {"f1": pytest.approx(0.8 / 2), "exact_match": 0.0}
     assert METRICS["trivia"].over([text("The_Beatles", "beatles")]) == {"exact_match": 1.0, "f1": 1.0}
+
+
+SPANS = st.lists(
+    st.lists(
+        st.sampled_from(["the", "14", "14.0", "3-yard", "1,000", "Joe", "joe's", "field", "goal.", "-", "$5", "nan"]),
+        min_size=1, max_size=4,
+    ).map(" ".join),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@pytest.mark.reference
+@settings(max_examples=300)
+@given(SPANS, st.lists(SPANS, min_size=1, max_size=3))
+def test_drop_equals_the_official_evaluator(predicted, golds):
+    """As lm-eval carries it, which takes the spans of an answer apart."""
+    found = METRICS["drop"].over([text(", ".join(predicted), *(", ".join(gold) for gold in golds))])
+    scores = [get_metrics(predicted, gold) for gold in golds]
+    assert found == {"f1": max(f1 for _, f1 in scores), "exact_match": max(exact for exact, _ in scores)}
+
+
+def test_drop_by_hand():
+    drop = METRICS["drop"].over
+    assert drop([text("two", "2")]) == {"f1": 0.0, "exact_match": 0.0}
+    assert drop([text("14 yards", "14.0-yards")]) == {"f1": 1.0, "exact_match": 1.0}
+    # Words alone count for nothing where the number is wrong; SQuAD's rule would give a half.
+    assert drop([text("15 yards", "14 yards")]) == {"f1": 0.0, "exact_match": 0.0}
+    assert METRICS["squad"].over([text("15 yards", "14 yards")])["f1"] == 0.5
+    # One of two spans found, and a third that is wrong: 1 / 3.
+    assert drop([text("b, c, d", "a, b")])["f1"] == 0.33
 
 
 def test_word_edit_by_hand():

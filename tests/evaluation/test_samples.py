@@ -16,7 +16,7 @@ from .conftest import frame, sample
 
 RANKED = Example(
     task="rte", row_id="validation/3", template="follows", inputs="Is it?", targets="no",
-    options=("yes", "no"), gold=(1,), exemplars=(("1", "2"), ("3", "4")),
+    options=("yes", "no"), gold=(1,), exemplars=(("1", "2"), ("3", "4")), exemplar_rows=("train/1", "train/9"),
 )  # fmt: skip
 WRITTEN = Example(
     task="nq",
@@ -35,7 +35,8 @@ def test_a_ranking_is_recorded_whole():
     one = SampleScore.ranking(RANKED, scores, metric_name="accuracy", **WHERE)
     assert one == SampleScore(
         arm="tuned", task="rte", cluster="nli", split="test", row_id="validation/3", group="validation/3",
-        template="follows", shots=2, options=("yes", "no"), logprobs=(-3.0, -0.5), tokens=(2, 1), prediction="no",
+        template="follows", shots=2, exemplars=("train/1", "train/9"),
+        options=("yes", "no"), logprobs=(-3.0, -0.5), tokens=(2, 1), prediction="no",
         predicted=1, gold=(1,), references=("no",), value=1.0, prompt_sha=hashlib.sha256(b"Is it?\n").hexdigest(),
     )  # fmt: skip
 
@@ -109,6 +110,13 @@ def test_wrong_files_and_repeated_samples_are_errors(tmp_path):
     assert len(error.value.problems) == len(SAMPLE_SCHEMA) - 1
     with pytest.raises(RunError, match="2 samples share their identity"):
         write_samples(frame([sample(), sample()]), tmp_path / "twice.parquet")
+
+
+def test_samples_of_older_runs_are_read(tmp_path):
+    frame([sample()]).drop("exemplars", "grade").write_parquet(tmp_path / "samples.parquet")
+    read = read_samples(tmp_path / "samples.parquet")
+    assert dict(read.schema) == SAMPLE_SCHEMA
+    assert read["exemplars"].to_list() == [[]]
 
 
 def test_no_samples_make_an_empty_frame():

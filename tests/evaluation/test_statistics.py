@@ -20,6 +20,12 @@ def rows_of(values):
     return np.stack([np.asarray(values, float), np.ones(len(values))], axis=-1)
 
 
+def exchange(first, second, **settings):
+    """The exchange test of 0/1 values [N] asked with one template."""
+    sums = (rows_of(values)[:, None] for values in (first, second))
+    return statistics.exchange_test(*sums, MEAN, **{"seed": 0, "names": ["t"]} | settings)
+
+
 def one_template(values, groups=None):
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
     templates = np.zeros(len(values), int)
@@ -87,22 +93,19 @@ def test_the_exchange_test_equals_the_full_enumeration():
     difference = first.astype(float) - second
     every = np.array([np.dot(signs, difference) for signs in product([-1, 1], repeat=10)])
     expected = (np.abs(every) >= abs(difference.sum()) - 1e-9).mean()
-    observed, draws = statistics.exchange_test(
-        rows_of(first), rows_of(second), MEAN, seed=0, names=["t"], resamples=20_000
-    )
+    observed, draws = exchange(first, second, resamples=20_000)
     assert observed == pytest.approx(difference.mean())
     assert statistics.exchange_p(observed, draws) == pytest.approx(expected, abs=0.012)
 
 
 def test_five_items_cannot_be_significant():
     # All five better: the smallest two-sided p there is with five pairs is 2/32.
-    observed, draws = statistics.exchange_test(rows_of([1] * 5), rows_of([0] * 5), MEAN, seed=0, names=["t"])
+    observed, draws = exchange([1] * 5, [0] * 5)
     assert statistics.exchange_p(observed, draws) == pytest.approx(2 / 32, abs=0.02)
 
 
 def test_equal_arms_have_p_one_and_no_smallest_detectable_effect():
-    values = rows_of([1, 0, 1, 1])
-    observed, draws = statistics.exchange_test(values, values, MEAN, seed=0, names=["t"])
+    observed, draws = exchange([1, 0, 1, 1], [1, 0, 1, 1])
     assert statistics.exchange_p(observed, draws) == 1.0
     assert statistics.smallest_detectable(np.zeros(100)) is None
 
@@ -112,7 +115,7 @@ def test_pairing_finds_what_an_unpaired_test_misses():
     hard = rng.random(200) < 0.5
     first = hard.copy()
     first[np.flatnonzero(~hard)[:9]] = True  # right wherever the other is, and on nine more
-    observed, draws = statistics.exchange_test(rows_of(first), rows_of(hard), MEAN, seed=0, names=["t"])
+    observed, draws = exchange(first, hard)
     unpaired = stats.ttest_ind(first.astype(float), hard.astype(float)).pvalue
     assert statistics.exchange_p(observed, draws) < 0.05 < unpaired
     assert statistics.mcnemar(first.astype(float), hard.astype(float)) < 0.05
@@ -123,9 +126,7 @@ def test_p_values_are_uniform_where_nothing_differs():
     p_values = []
     for trial in range(300):
         first, second = rng.random((2, 60)) < 0.6
-        observed, draws = statistics.exchange_test(
-            rows_of(first), rows_of(second), MEAN, seed=trial, names=["t"], resamples=400
-        )
+        observed, draws = exchange(first, second, seed=trial, resamples=400)
         p_values.append(statistics.exchange_p(observed, draws))
     assert 0.02 <= np.mean(np.array(p_values) <= 0.05) <= 0.08
 
@@ -161,6 +162,12 @@ def test_the_smallest_detectable_effect_is_detected_four_times_in_five():
         found += stats.ttest_1samp(difference, 0).pvalue < 0.05
     assert effect == pytest.approx(2.80 * np.sqrt(0.2 / size), rel=0.05)
     assert found / 400 == pytest.approx(0.8, abs=0.07)
+
+
+@pytest.mark.parametrize("groups", [1, 10, 300])
+def test_what_may_stay_unseen_is_the_exact_binomial_bound(groups):
+    expected = stats.binomtest(0, groups, alternative="less").proportion_ci(0.95).high
+    assert statistics.most_unseen(groups) == pytest.approx(expected)
 
 
 def test_a_corpus_metric_is_recomputed_in_every_resample():

@@ -35,6 +35,36 @@ CONFIGS = {
         "max_position_embeddings": 96,
         "logits_scaling": 3.0,
     },
+    "qwen3": {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 96},
+    "phi": {**SMALL, "intermediate_size": 48, "max_position_embeddings": 96},
+    "phi3": {**SMALL, "intermediate_size": 48, "max_position_embeddings": 96, "pad_token_id": 0, "eos_token_id": 1},
+    "gemma": {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 96},
+    "gemma3_text": {
+        **SMALL,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "max_position_embeddings": 96,
+        "sliding_window": 64,
+    },
+    "mixtral": {
+        **SMALL,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 96,
+        "num_local_experts": 4,
+    },
+    "olmo2": {**SMALL, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 96},
+    "falcon": {**SMALL},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 260},
+    "gpt_oss": {
+        **SMALL,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "num_local_experts": 4,
+        "sliding_window": 64,
+    },
     "gemma2": {
         **SMALL,
         "num_key_value_heads": 2,
@@ -45,6 +75,11 @@ CONFIGS = {
         "final_logit_softcapping": 2.0,
     },
 }
+
+
+AS_TREES = frozenset(CONFIGS) - {"mistral", "bloom", "falcon", "mamba", "gpt_oss", "gemma2"}
+"""The others are scored by padded texts: a window of 8 tokens, biases and sinks that attention is not told of in a way
+it knows, no attention."""
 
 
 def byte_tokenizer(*words: str) -> PreTrainedTokenizerFast:

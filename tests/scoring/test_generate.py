@@ -1,6 +1,7 @@
 """Generation against transformers' own, and every way to end."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from .conftest import CONFIGS, Scripted, byte_tokenizer, tiny
 PROMPTS = [(5,), (9, 8, 7, 6, 5, 4, 3), (20, 30, 40), tuple(range(10, 60))]
 REQUESTS = [GenerationRequest(str(index), prompt) for index, prompt in enumerate(PROMPTS)]
 
+WITH_CACHE = [name for name in CONFIGS if name != "mamba"]  # which keeps a state, and no keys and values
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+
+@pytest.mark.parametrize("architecture", WITH_CACHE)
 def test_generation_equals_greedy_generation_of_transformers_one_by_one(architecture):
     lm = tiny(architecture)
     found = generate(lm, REQUESTS, max_new_tokens=12, stops=[])
@@ -29,12 +32,60 @@ def test_generation_equals_greedy_generation_of_transformers_one_by_one(architec
         assert [*one.token_ids, *([1] if one.ended == "eos" else [])] == expected
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", WITH_CACHE)
 def test_company_in_the_batch_changes_nothing(architecture):
     lm = tiny(architecture)
     together = generate(lm, REQUESTS, max_new_tokens=12)
     assert together == [generate(lm, [request], max_new_tokens=12)[0] for request in REQUESTS]
     assert together == generate(lm, REQUESTS, max_new_tokens=12, batch_tokens=1)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_prompts_with_a_common_beginning_and_texts_of_many_lengths(architecture):
+    """As few-shot prompts are: long common beginnings, and texts that leave the batch at different times."""
+    lm = tiny(architecture)
+    shared = tuple(5 + 7 * i % 200 for i in range(40))
+    requests = [GenerationRequest(f"{i}", shared[: 40 - i % 3] + tuple(range(20 + i, 21 + 2 * i))) for i in range(12)]
+    # Stops that end texts early and late: whatever each text holds at a place of its own.
+    whole = generate(lm, requests, max_new_tokens=24, stops=[])
+    # (No broken characters: a later byte may still make something else of them.)
+    pairs = {one.text[at : at + 2] for at, one in enumerate(whole)}
+    stops = sorted(pair for pair in pairs if pair and "\ufffd" not in pair)[:5]
+    together = generate(lm, requests, max_new_tokens=24, stops=stops)
+    assert len({len(one.token_ids) for one in together}) > 2
+    assert together == [generate(lm, [request], max_new_tokens=24, stops=stops)[0] for request in requests]
+    for one, full in zip(together, whole, strict=True):
+        assert full.token_ids[: len(one.token_ids)] == one.token_ids
+        cuts = [at for stop in stops if (at := full.text.find(stop)) >= 0]
+        if one.ended == "stop":
+            assert one.text == full.text[: min(cuts)]
+        else:
+            assert not cuts and one == full
+
+
+def test_a_common_beginning_is_computed_once(llama, monkeypatch):
+    fed = []
+    forward = llama.model.forward
+
+    def counting(input_ids, **inputs):
+        fed.append(input_ids.numel())
+        return forward(input_ids=input_ids, **inputs)
+
+    shared = tuple(range(10, 50))
+    alike = [GenerationRequest(f"{i}", (*shared, 60 + i, *[9] * (i % 4))) for i in range(10)]
+    alone = [GenerationRequest(f"x{i}", (70 + i, *shared)) for i in range(3)]
+    expected = [generate(llama, [request], max_new_tokens=5, stops=[])[0] for request in (*alike, *alone)]
+    monkeypatch.setattr("openflan.scoring.generate.accepted_arguments", lambda _: frozenset(inspect_of(forward)))
+    monkeypatch.setattr(llama.model, "forward", counting)
+    assert generate(llama, [*alike, *alone], max_new_tokens=5, stops=[]) == expected
+    # Beginning, then the padded rests of ten prompts; the other three, which only look alike further on, whole.
+    assert sorted(count for count in fed if count > 10) == sorted([40, 10 * 4, 3 * 41])
+    # The order in which they come changes nothing.
+    assert generate(llama, [*alone, *alike[::-1]], max_new_tokens=5, stops=[]) == [*expected[10:], *expected[9::-1]]
+
+
+def inspect_of(function):
+    return inspect.signature(function).parameters
 
 
 def test_a_soft_prompt_survives_padding():
@@ -66,7 +117,7 @@ def test_a_model_without_a_cache_is_refused(llama):
 
 # Ways to end
 
-WORDS = ("yes", ".\n", "\n\nNext", "sub", "way", "STOP", " no")
+WORDS = ("yes", ".\n", "\n\nNext", "sub", "way", "STOP", " no", "OPS")
 
 
 def written(*tokens: str, stops=("\n\n",), max_new_tokens=20) -> Generation:
@@ -133,6 +184,48 @@ def test_the_budget_ends_too():
 def test_by_default_the_prompt_format_says_what_stops():
     one = written("yes", NEWLINE, NEWLINE, "yes", stops=None)
     assert (one.text, one.ended) == ("yes", "stop")
+
+
+def test_a_stop_far_into_a_long_text_is_found_across_token_borders():
+    for before in (0, 1, 17, 40):
+        one = written(*["yes"] * before, "S", "T", "OPS", "way", stops=["STOP"], max_new_tokens=60)
+        assert (one.text, one.ended, len(one.token_ids)) == ("yes" * before, "stop", before + 3)
+
+
+def test_a_stop_of_many_bytes_is_found_one_byte_at_a_time():
+    marks = "…" * 9
+    letters = [byte_tokenizer().convert_ids_to_tokens(i) for i in byte_tokenizer()(marks).input_ids]
+    assert len(letters) == 27
+    one = written(*["yes"] * 20, *letters, "way", stops=[marks], max_new_tokens=60)
+    assert (one.text, one.ended, len(one.token_ids)) == ("yes" * 20, "stop", 47)
+
+
+def test_a_long_text_costs_no_more_decoding_for_each_of_its_tokens():
+    decoded = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def decode(self, ids, **options):
+            decoded.append(len(ids))
+            return tokenizer.decode(ids, **options)
+
+    tokenizer = byte_tokenizer(*WORDS)
+    first, yes = tokenizer.convert_tokens_to_ids(["Q", "yes"])
+    lm = LanguageModel(
+        name="scripted", model=Scripted({first: [yes]}, len(tokenizer)), tokenizer=Counting(),
+        prompt_format=PromptFormat(), context=None, identity="scripted",
+    )  # fmt: skip
+    (one,) = generate(lm, [GenerationRequest("a", (first,))], stops=["STOP"], max_new_tokens=150)
+    assert len(one.token_ids) == 150
+    assert max(decoded[:-2]) < 30
+
+
+@pytest.mark.parametrize("stops", [[], ["STOP"]])
+def test_no_budget_is_an_error(stops, llama):
+    with pytest.raises(ModelError, match="at least one token"):
+        generate(llama, REQUESTS, stops=stops, max_new_tokens=0)
 
 
 def test_a_leading_space_is_kept():

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from openflan.errors import ModelError
 from openflan.models.soft_prompt import add_soft_prompt
+from openflan.scoring import gemm
 from openflan.scoring.forward import readout
-from openflan.scoring.rank import OptionScores, ScoreRequest, ScoringCost, _plan, score
+from openflan.scoring.padded import texts_to_read
+from openflan.scoring.rank import OptionScores, ScoreRequest, ScoringCost, score, unconditional_requests
 
-from .conftest import CONFIGS, naive, tiny
+from .conftest import AS_TREES, CONFIGS, naive, tiny
 
 
 def requests_like(seed: int, number: int = 12, words: int = 256, longest: int = 40) -> list[ScoreRequest]:
@@ -46,6 +48,19 @@ def test_scores_equal_one_sequence_at_a_time(architecture):
     lm = tiny(architecture)
     requests = requests_like(0)
     assert_same(score(lm, requests), lm, requests)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_trees_where_they_are_right_and_a_warning_where_they_are_not(architecture, caplog):
+    costs: list[ScoringCost] = []
+    score(tiny(architecture), requests_like(0, number=2), report=costs.append)
+    warned = [record.getMessage() for record in caplog.records if "padded texts" in record.getMessage()]
+    if architecture in AS_TREES:
+        assert costs[-1].engine == "trees" and not warned
+        assert costs[-1].tokens == costs[-1].floor_tokens
+    else:
+        assert costs[-1].engine.startswith("padded texts (")
+        assert len(warned) == 1 and architecture in warned[0]
 
 
 def test_the_test_above_sees_context(llama):
@@ -85,9 +100,9 @@ TREES = st.lists(
 
 
 @given(TREES)
-def test_a_plan_feeds_no_text_twice_and_asks_for_every_token_once(tree):
+def test_padded_scoring_feeds_no_text_twice_and_asks_for_every_token_once(tree):
     requests = [ScoreRequest(str(i), prompt, tuple(options)) for i, (prompt, options) in enumerate(tree)]
-    sequences = _plan(requests)
+    sequences = texts_to_read(requests)
     fed = [sequence.ids for sequence in sequences]
     assert not any(a == b[: len(a)] for i, a in enumerate(fed) for j, b in enumerate(fed) if i != j)
     asked = sorted((place, s.ids[: position + 1], token) for s in sequences for position, token, place in s.wanted)
@@ -113,7 +128,17 @@ def test_single_token_options_cost_their_prompt_and_nothing_else(llama):
     requests = [ScoreRequest("a", (5, 6, 7, 8), ((9,), (10,), (11,))), ScoreRequest("b", (5, 6), ((7,),))]
     score(llama, requests, report=costs.append)
     # "b" is read off "a", whose beginning it is.
-    assert costs == [ScoringCost(requests=2, options=4, tokens=4, positions=2, row_per_option_tokens=3 * 4 + 2)]
+    assert costs == [
+        ScoringCost(
+            engine="trees",
+            requests=2,
+            options=4,
+            tokens=4,
+            positions=2,
+            row_per_option_tokens=3 * 4 + 2,
+            floor_tokens=4,
+        )
+    ]
     assert "3.5x fewer" in str(costs[0])
 
 
@@ -159,12 +184,98 @@ def test_no_requests_no_work(llama):
     assert score(llama, []) == []
 
 
-def test_a_value_that_is_not_finite_is_an_error():
+def test_a_value_that_is_not_finite_is_an_error_and_loses_nothing_else(tmp_path):
+    lm = tiny("llama")
+    good, bad = ScoreRequest("good", (5, 6), ((8,), (9,))), ScoreRequest("bad", (5, 6, 7), ((8,), (9,)))
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight[7] = 0
+        lm.model.get_input_embeddings().weight[7] = float("nan")
+    with pytest.raises(ModelError, match=r"bad: .*not finite"):
+        score(lm, [good, bad], chunk_requests=1, store=tmp_path)
+    # The other chunk and the finding itself are kept: to ask again costs nothing.
+    costs: list[ScoringCost] = []
+    found = score(lm, [good, bad], chunk_requests=1, store=tmp_path, skip=True, report=costs.append)
+    assert costs[-1].stored == 2
+    assert found[0].logprobs and not found[0].problem
+    assert not found[1].logprobs and "not finite" in found[1].problem
+
+
+def test_bad_requests_can_be_skipped_and_are_named(llama):
+    requests = [
+        ScoreRequest("long", (5,) * 97, ((6,),)),
+        ScoreRequest("good", (5,), ((6,), (7,))),
+        ScoreRequest("empty", (), ((6,),)),
+    ]
+    long, good, empty = score(llama, requests, skip=True)
+    assert (long.id, good.id, empty.id) == ("long", "good", "empty")
+    assert "97 tokens" in long.problem and "at least one token" in empty.problem
+    assert good == score(llama, requests[1:2])[0]
+    with pytest.raises(ModelError, match="two requests"):
+        score(llama, [requests[1]] * 2, skip=True)
+
+
+def test_every_normalisation_comes_of_one_pass():
+    options = ("é", "no", "oui oui")
+    scores = OptionScores("a", ((-3.0,), (-1.0, -1.5), (-1.0, -1.0, -1.0, -1.0)))
+    alone = OptionScores("a", ((-4.0,), (-1.0, -1.0), (-5.0, -1.0, -1.0, -1.0)))
+    assert scores.sums == (-3.0, -2.5, -4.0)
+    assert scores.per_token == (-3.0, -1.25, -1.0)
+    assert scores.per_byte(options) == (-1.5, -1.25, pytest.approx(-4 / 7))
+    assert scores.pmi(alone) == (1.0, -0.5, 4.0)
+    with pytest.raises(ModelError, match="other options"):
+        scores.pmi(OptionScores("b", alone.logprobs))
+
+
+def test_unconditional_requests_change_nothing_but_what_they_are_for(llama):
+    requests = requests_like(5, number=4)
+    alone = score(llama, unconditional_requests(requests, (0,)))
+    given = score(llama, requests)
+    for one, request, without in zip(given, requests, alone, strict=True):
+        expected = naive(llama, ScoreRequest("", (0,), request.option_ids))
+        assert without.sums == pytest.approx([sum(tokens) for tokens in expected], abs=1e-4)
+        assert one.pmi(without) == pytest.approx(np.subtract(one.sums, without.sums))
+
+
+def test_ties_and_close_decisions_are_counted(llama):
     lm = tiny("llama")
     with torch.no_grad():
-        lm.model.get_output_embeddings().weight[7] = float("nan")
-    with pytest.raises(ModelError, match="not finite"):
-        score(lm, [ScoreRequest("a", (5, 6), ((8,), (9,)))])
+        head = lm.model.get_output_embeddings().weight
+        head[11] = head[10]
+        head[12] = head[10] * (1 + 5e-5)
+    costs: list[ScoringCost] = []
+    requests = [
+        ScoreRequest("tie", (5, 6), ((10,), (11,))),
+        ScoreRequest("close", (5, 6), ((10,), (12,))),
+        ScoreRequest("twice the same", (5, 6), ((10,), (10,))),
+        ScoreRequest("far", (5, 6), ((10,), (20,))),
+    ]
+    score(lm, requests, report=costs.append)
+    assert (costs[-1].ties, costs[-1].close) == (1, 1)
+
+
+def test_strict_is_torchs_own_products_and_onednn_is_close(llama, monkeypatch):
+    monkeypatch.setattr(gemm, "onednn_is_faster", lambda: True)
+    products: list[int] = []
+    plain = gemm._is_plain
+    monkeypatch.setattr(gemm, "_is_plain", lambda *parts: products.append(1) or plain(*parts))
+    requests = requests_like(6)
+    costs: list[ScoringCost] = []
+    strict = score(llama, requests, strict=True, report=costs.append)
+    assert costs[-1].engine == "trees" and not products
+    faster = score(llama, requests, report=costs.append)
+    assert costs[-1].engine == "trees with oneDNN" and len(products) > 20
+    for one, other in zip(faster, strict, strict=True):
+        assert one.sums == pytest.approx(other.sums, abs=1e-4)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 5_000, 1 << 28])
+def test_scores_do_not_depend_on_what_is_kept(llama, kept_bytes):
+    requests = requests_like(1, number=30)
+    for one, other in zip(
+        score(llama, requests, kept_bytes=kept_bytes, batch_tokens=60), score(llama, requests), strict=True
+    ):
+        for logprobs, wanted in zip(one.logprobs, other.logprobs, strict=True):
+            assert logprobs == pytest.approx(wanted, abs=1e-5)
 
 
 def test_scoring_leaves_the_model_as_it_was():

@@ -22,7 +22,7 @@ from openflan.scoring.remote import (
     generate,
     score,
 )
-from openflan.scoring.requests import TextRequest, encode_requests, score_texts_remotely
+from openflan.scoring.requests import TextRequest, encode_requests, score_remotely
 from tests.conftest import Serving
 from tests.endpoint import toy_logprob
 
@@ -126,7 +126,7 @@ def test_scores_equal_the_local_scorers(name: str, models: dict[str, Path], serv
     texts = [TextRequest(i, inputs, options) for i, (inputs, options) in enumerate(QUESTIONS[name])]
     encoded, merged = encode_requests(lm, texts)
     expected = rank.score(lm, encoded)
-    found = score_texts_remotely(f"remote:{name}@{serving.url}", texts, store=None, report=lambda done: None)
+    found = score_remotely(f"remote:{name}@{serving.url}", texts, store=None, report=lambda done: None)
     for one, other, text in zip(found.scores, expected, texts, strict=True):
         assert one.tokens == other.tokens, text
         for logprobs, wanted in zip(one.logprobs, other.logprobs, strict=True):
@@ -217,10 +217,10 @@ def test_text_without_a_token_in_front_is_skipped_with_its_id(toy: Serving) -> N
     found = scored(toy, [RemoteRequest("bare", ("",), ("yes", "no")), REQUESTS[0]])
     assert [one.id for one in found.skipped] == ["bare"] and "no token stands before" in found.skipped[0].reason
     assert [one.id for one in found.answers] == ["a"]
-    with pytest.raises(ModelError, match="bare: no token stands before"):
-        score_texts_remotely(
-            f"remote:toy@{toy.url}", [TextRequest("bare", "", ("yes", "no"))], store=None, report=lambda done: None
-        )
+    texts = [TextRequest("bare", "", ("yes", "no")), TextRequest(2, "Is it so?", (" yes",))]
+    scores = score_remotely(f"remote:toy@{toy.url}", texts, store=None, report=lambda done: None).scores
+    assert "no token stands before" in scores[0].problem and not scores[0].logprobs
+    assert scores[1].sums and not scores[1].problem
 
 
 def test_values_that_are_no_log_probabilities_are_skipped(toy: Serving) -> None:

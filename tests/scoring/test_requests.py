@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openflan.encoding.prompt_format import PromptFormat
-from openflan.errors import SourceError
+from openflan.errors import ModelError, SourceError
 from openflan.scoring.rank import OptionScores, score
 from openflan.scoring.requests import TextRequest, answers, encode_requests, read_requests, write_answers
 
@@ -70,6 +70,69 @@ def test_answers_carry_what_any_normalisation_needs(tmp_path):
     assert records == [{"id": 3, "logprobs": [-0.75, -1.0], "tokens": [2, 1], "bytes": [3, 2]}]
     write_answers(tmp_path / "out.jsonl", records)
     assert json.loads((tmp_path / "out.jsonl").read_text()) == records[0]
+
+
+def test_a_request_without_scores_says_why():
+    records = answers([TextRequest("a", "x", ("y",))], [OptionScores("a", (), "97 tokens, the model reads 96")])
+    assert records == [{"id": "a", "error": "97 tokens, the model reads 96"}]
+
+
+@pytest.fixture
+def run_score(llama, monkeypatch, tmp_path):
+    """`openflan score` with a tiny model: the exit code, what it printed on stdout, and on stderr."""
+    from typer.testing import CliRunner
+
+    from openflan.cli.app import app
+    from openflan.models import load
+
+    monkeypatch.setattr(load, "load_model", lambda name: llama)
+
+    def run(*arguments, records):
+        path = str(lines(tmp_path, *records))
+        return CliRunner().invoke(app, ["score", "--model", "x", "--requests", path, *arguments])
+
+    return run
+
+
+QUESTIONS = [
+    {"id": "long", "inputs": "x" * 97, "options": ["y"]},
+    {"id": "fine", "inputs": "Is it?", "options": ["yes", "no", "yes"]},
+]
+
+
+def test_requests_that_do_not_fit_are_refused_all_at_once(run_score):
+    found = run_score(records=[*QUESTIONS, QUESTIONS[0] | {"id": "other"}])
+    assert found.exit_code == 1 and not found.stdout
+    assert isinstance(found.exception, ModelError)
+    assert [problem.where for problem in found.exception.problems] == ["long", "other"]
+    assert "--skip" in str(found.exception)
+
+
+def test_or_skipped_and_counted(run_score):
+    found = run_score("--skip", "--memory", "1", "--batch-tokens", "50", records=QUESTIONS)
+    assert found.exit_code == 0
+    long, fine = map(json.loads, found.stdout.splitlines())
+    assert "97 tokens" in long["error"]
+    assert fine["logprobs"][0] == fine["logprobs"][2]
+    assert "not scored: 1 (97 tokens" in found.stderr and "long" in found.stderr
+    assert "an option has the tokens of another" in found.stderr
+    assert "with one row per option" in found.stderr
+
+
+def test_values_that_are_not_finite_fail_but_lose_nothing(run_score, llama):
+    weight = llama.model.get_input_embeddings().weight
+    (token,) = llama.tokenizer("~").input_ids
+    kept = weight[token].clone()
+    try:
+        with torch.no_grad():
+            weight[token] = torch.nan
+        found = run_score(records=[{"id": 1, "inputs": "A~", "options": ["y"]}, QUESTIONS[1]])
+    finally:
+        with torch.no_grad():
+            weight[token] = kept
+    assert found.exit_code == 1
+    bad, fine = map(json.loads, found.stdout.splitlines())
+    assert "not finite" in bad["error"] and len(fine["logprobs"]) == 3
 
 
 def test_inputs_and_options_are_joined_as_given(llama):
@@ -144,7 +207,7 @@ def test_agreement_with_the_harness_on_a_pretrained_model(stories_lm):
 
 @pytest.mark.slow
 @pytest.mark.reference
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "qwen3", "opt"])
 def test_agreement_with_the_harness_on_random_models(architecture, monkeypatch):
     lm = tiny(architecture)
     monkeypatch.setitem(globals(), "PAIRS", [pair for pair in PAIRS if len("".join(pair).encode()) < 95])
@@ -152,5 +215,7 @@ def test_agreement_with_the_harness_on_random_models(architecture, monkeypatch):
     encoded, merged = encode_requests(lm, requests)
     expected, _ = harness(lm, PAIRS)
     assert merged == 0
-    for one, value in zip(score(lm, encoded), expected, strict=True):
-        assert abs(one.sums[0] - value) / one.tokens[0] <= 1e-4
+    costs = []
+    for one, value in zip(score(lm, encoded, strict=True, report=costs.append), expected, strict=True):
+        assert abs(one.sums[0] - value) <= 1e-4
+    assert costs[-1].engine == "trees" and costs[-1].tokens < costs[-1].row_per_option_tokens / 2

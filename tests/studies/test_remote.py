@@ -72,7 +72,7 @@ def test_options_are_ranked_and_the_rest_is_generated(toy: Serving, tmp_path: Pa
     liked = samples.filter(pl.col("task") == "world_liked")
     assert liked["logprobs"].list.len().to_list() == [2, 2] and liked["predicted"].null_count() == 0
     assert samples.filter(pl.col("task") == "world_title")["reason"].str.starts_with("ended:").all()
-    told = read_json(tmp_path / "endpoint.json")
+    told = read_json(tmp_path / "scores" / "endpoint.json")
     assert told["options"] == "rank classification, log-probabilities by echo"
     assert told["usage"]["requests"] == 5 and told["cost"] > 0
     assert any("5 requests" in note and "cost" in note for note in ledger.notes)
@@ -95,7 +95,7 @@ def test_where_nothing_is_ranked_every_name_says_so(toy: Serving, tmp_path: Path
     assert task["unscored"] == 0
     assert task["mean"] == pytest.approx(samples["value"].sum() / 20)
     assert (samples.filter(pl.col("predicted").is_null())["value"] == 0).all()
-    assert "not rank classification" in read_json(tmp_path / "endpoint.json")["options"]
+    assert "not rank classification" in read_json(tmp_path / "scores" / "endpoint.json")["options"]
     assert any("options were not ranked" in note for note in ledger.notes)
     assert "NOT ranked" in caplog.text
 
@@ -110,10 +110,11 @@ def test_reports_call_it_by_that_name() -> None:
 def test_long_prompts_lose_exemplars_then_passage_then_are_counted(toy: Serving, tmp_path: Path) -> None:
     ledger = Ledger()
     shot = ("word " * 150, "yes")
+    rows = ("train/0", "train/1", "train/2")
     long = "begin " + "word " * 600 + "end"
     examples = [
-        ranked(0, exemplars=(shot, shot, shot)),
-        ranked(1, inputs=long, trimmable=(6, len(long) - 3), exemplars=(shot,)),
+        ranked(0, exemplars=(shot, shot, shot), exemplar_rows=rows),
+        ranked(1, inputs=long, trimmable=(6, len(long) - 3), exemplars=(shot,), exemplar_rows=rows[:1]),
         ranked(2, inputs=long),
         *(ranked(3 + i) for i in range(3)),
     ]
@@ -123,10 +124,12 @@ def test_long_prompts_lose_exemplars_then_passage_then_are_counted(toy: Serving,
         (reason, tuple(rows)) for (_, _, reason), rows in ledger.examples.items() if ledger.dropped or ledger.shortened
     }
     assert kept == {
-        ("exemplars left out", ("test/0", "test/1")),
+        ("exemplars left out", ("test/0",)),
+        ("all exemplars left out", ("test/1",)),
         ("passage cut in the middle", ("test/1",)),
         ("inputs longer than the endpoint's context", ("test/2",)),
     }
+    assert samples.filter(pl.col("row_id") == "test/0")["exemplars"].to_list() == [["train/0", "train/1"]]
     asked = [one["prompt"] for one in toy.asked() if one.get("prompt", "").startswith("begin")]
     assert any(" … " in prompt and prompt.endswith("end\nyes") for prompt in asked)
 
@@ -250,3 +253,16 @@ def test_a_run_compares_an_endpoint_with_the_model_it_serves_and_finds_them_equa
     with pytest.raises(RunError, match=r"remote\.served\.model"):
         changed = {"served": {"url": serving.url, "model": "other", "scoring": "logprobs"}}
         run(recipe.changed(remote=changed), tmp_path / "run")
+
+
+def test_exemplars_stand_before_what_an_endpoint_is_asked(toy: Serving, tmp_path: Path) -> None:
+    toy.set(prompt_logprobs="generated")
+    sections = {"evaluation": {"items": 2, "dev_items": 1, "resamples": 100, "shots": [0, 2]}}
+    top = {"catalogs": ["world"], "hold_out": ["(tasks)"], "arms": ["untuned"], "model": f"remote:toy@{toy.url}"}
+    evaluate_only(resolve(None, sections, **top), ["world_liked"], tmp_path)
+    result = read_json(tmp_path / "result.json")
+    assert set(result["arms"]) == {"untuned" + GENERATED, f"untuned{GENERATED}@2"}
+    samples = pl.read_parquet(tmp_path / "samples.parquet").filter(pl.col("arm").str.ends_with("@2"))
+    assert samples["shots"].unique().to_list() == [2] and samples["exemplars"].list.len().unique().to_list() == [2]
+    assert "generated, 2 exemplars" in arms.style(f"untuned{GENERATED}@2").title
+    assert write_report(tmp_path).exists()

@@ -13,7 +13,19 @@ Kind = Literal["direct", "inverted", "completion"]
 Split = Literal["train", "dev", "test"]
 EvaluatedSplit = Literal["dev", "test"]
 Metric = Literal[
-    "accuracy", "f1a", "matthews", "pearson", "exact_match", "squad", "drop", "trivia", "bleu", "rouge", "word_edit"
+    "accuracy",
+    "f1",
+    "f1a",
+    "macro_f1",
+    "matthews",
+    "pearson",
+    "exact_match",
+    "squad",
+    "drop",
+    "trivia",
+    "bleu",
+    "rouge",
+    "word_edit",
 ]
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -74,6 +86,8 @@ class Answer(_Record):
     options: tuple[str, ...] | str | None = None
     gold: str | None = None
     text: str | None = None
+    grade: str | None = None
+    """The number that gold was rounded from: correlations are with it."""
 
     @model_validator(mode="after")
     def _options_or_text(self) -> "Answer":
@@ -81,6 +95,8 @@ class Answer(_Record):
             raise ValueError("give either gold (with options) or text")
         if (self.options is None) != (self.gold is None):
             raise ValueError("options and gold go together")
+        if self.grade is not None and self.gold is None:
+            raise ValueError("grade stands beside gold, for options that are grades")
         return self
 
 
@@ -137,4 +153,7 @@ class Task(_Record):
 
     def content(self) -> dict[str, Any]:
         """Everything that decides what rows read like, as plain data; its fingerprint names caches and locks."""
-        return self.model_dump(mode="json", exclude={"licence", "cite", "paper"})
+        content = self.model_dump(mode="json", exclude={"licence", "cite", "paper"})
+        if self.answer.grade is None:  # tasks without one keep the fingerprint they had before there was this key
+            del content["answer"]["grade"]
+        return content

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from openflan.cli import catalog, demo, evaluate, mix, render, report, run, score, tune, web
+from openflan.cli import catalog, compare, demo, evaluate, mix, render, report, run, score, tune, web
 from openflan.cli.console import err
 from openflan.errors import OpenflanError
 
@@ -26,6 +26,7 @@ app.command("score")(score.score)
 app.command("render")(render.render)
 app.command("mix")(mix.mix)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("web")(web.web)
 app.add_typer(catalog.app, name="catalog")
 

@@ -18,8 +18,12 @@ def evaluate(
     data_root: options.DataRoot = None,
     require_all: options.RequireAll = False,
     limit: options.Limit = None,
+    shots: options.Shots = None,
     seed: options.Seed = 0,
     world_seed: options.WorldSeed = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest generated answer, in tokens.", show_default="64")
+    ] = None,
     completion: Annotated[
         bool, typer.Option("--completion", help="Ask through completion templates (untuned models).")
     ] = False,
@@ -27,9 +31,9 @@ def evaluate(
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Score one model as it is, zero-shot, over all templates of the given clusters' or tasks' datasets.
+    """Score one model as it is, with or without exemplars, over all templates of the clusters' or tasks' datasets.
 
-    Example: openflan evaluate --model runs/nli/model --hold-out nli --data-root data
+    Example: openflan evaluate --model runs/nli/model --hold-out nli --shots 0,5 --data-root data
     """
     from openflan.artifacts import read_json
     from openflan.reports.table import render_table
@@ -41,7 +45,14 @@ def evaluate(
         raise ConfigError("give either --hold-out with clusters or --tasks with task names")
     recipe = resolve(
         None,
-        {"evaluation": {"items": limit, "dev_items": limit and min(limit, 20)}},
+        {
+            "evaluation": {
+                "items": limit,
+                "dev_items": limit and min(limit, 20),
+                "shots": options.numbers(shots),
+                "max_new_tokens": max_new_tokens,
+            }
+        },
         model=model,
         hold_out=clusters or ["(tasks)"],
         catalogs=options.listed(catalog),

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from openflan.errors import ConfigError, Problem
+
 ANY_MODEL = "Hub id, folder, world:small|base|base-1|base-2, or an endpoint: remote:MODEL@URL (docs/remote.md)."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no talk.")]
@@ -41,6 +43,28 @@ HeldOut = Annotated[
     list[str] | None,
     typer.Option("--held-out", help="Held-out cluster; comma-separated or repeated.", metavar="CLUSTER"),
 ]
+
+
+Shots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shots",
+        metavar="K,…",
+        help="Exemplars shown before each row; comma-separated or repeated: every number is asked for.",
+        show_default="0",
+    ),
+]
+
+
+def numbers(values: list[str] | None) -> list[int] | None:
+    """The whole numbers of an option that may be repeated or comma-separated; None where it was not given.
+
+    Raises ConfigError for what is none.
+    """
+    given = listed(values)
+    if wrong := [value for value in given if not value.isdecimal()]:
+        raise ConfigError(Problem("--shots", f"{', '.join(wrong)}: expected whole numbers", "for example --shots 0,5"))
+    return [int(value) for value in given] or None
 
 
 def cores() -> int:

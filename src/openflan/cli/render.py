@@ -14,6 +14,8 @@ def render(
     template: Annotated[str | None, typer.Option(help="Only this template.")] = None,
     split: Annotated[Split, typer.Option(help="train, dev or test.")] = "train",
     limit: Annotated[int, typer.Option(min=1, help="Rows.")] = 1,
+    shots: Annotated[int, typer.Option(min=0, help="Exemplars in front, from the task's train rows.")] = 0,
+    seed: options.Seed = 0,
     wording: Annotated[str, typer.Option(help="instructions, no_template or dataset_name.")] = "instructions",
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
@@ -28,11 +30,12 @@ def render(
 ) -> None:
     """What rows read like through a task's templates.
 
-    Example: openflan render rte --data-root data --limit 1
+    Example: openflan render rte --data-root data --limit 1 --shots 2
     """
     from openflan.catalog.load import load_catalog
     from openflan.errors import CatalogError, ConfigError, Problem, nearest
     from openflan.ledger import Ledger
+    from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
     from openflan.rendering.render import read_columns
     from openflan.rendering.render import render as render_row
     from openflan.sources.read import SourceSettings, read_rows
@@ -60,11 +63,19 @@ def render(
     else:
         source = read_rows(found, split, settings, ledger, limit=limit)
     rows = read_columns(found, source, ledger)
-    examples = [
-        render_row(found, row, t, wording)
-        for row in rows
-        for t in (templates if wording == "instructions" else templates[:1])
-    ]
+    pairs = [(row, t) for row in rows for t in (templates if wording == "instructions" else templates[:1])]
+    examples = [render_row(found, row, t, wording) for row, t in pairs]
+    if shots:
+        if wording != "instructions":
+            raise ConfigError("--shots: exemplars are read through templates, so --wording must be instructions")
+        pool = (
+            read_specimens(found, loaded.files[task], ledger)
+            if specimens
+            else read_rows(found, "train", settings, ledger, limit=MOST_ROWS)
+        )
+        exemplars = ExemplarSource(found, read_columns(found, pool, ledger), seed=seed)
+        shown = [exemplars.before(e, row, t, shots, ledger) for e, (row, t) in zip(examples, pairs, strict=True)]
+        examples = [example for example in shown if example is not None]
     if json_:
         emit_json([_plain(example) for example in examples])
         return
@@ -75,12 +86,19 @@ def render(
             style="dim",
         )
         if tokens is None:
+            for (inputs, targets), row_id in zip(example.exemplars, example.exemplar_rows, strict=True):
+                out.print(f"exemplar: row {row_id}", style="dim italic", highlight=False)
+                out.print(inputs, style="dim", markup=False, highlight=False)
+                out.print(targets, style="green", markup=False, highlight=False)
+                out.print()
             out.print(example.inputs, markup=False, highlight=False)
             out.print(example.targets, style="bold green", markup=False, highlight=False)
         else:
             _show_tokens(example, tokens)
     for (_, name, reason), count in ledger.dropped.items():
         err.print(f"{name}: {count} rows left out: {reason}", markup=False)
+    for (_, name, reason), count in ledger.shortened.items():
+        err.print(f"{name}: {count} examples: {reason}", markup=False)
 
 
 def _plain(example: object) -> dict[str, object]:

@@ -20,6 +20,7 @@ def run(
     arms: Annotated[list[str] | None, typer.Option("--arm", help="Arm to run; comma-separated or repeated.")] = None,
     require_all: options.RequireAll = False,
     limit: options.Limit = None,
+    shots: options.Shots = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     world_seed: Annotated[int | None, typer.Option(help="Which rows of the micro-world are generated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the arms.")] = 1,
@@ -45,7 +46,14 @@ def run(
 
     resolved = resolve(
         recipe,
-        {"tuning": {"steps": steps, "lr": lr}, "evaluation": {"items": limit, "dev_items": limit and min(limit, 20)}},
+        {
+            "tuning": {"steps": steps, "lr": lr},
+            "evaluation": {
+                "items": limit,
+                "dev_items": limit and min(limit, 20),
+                "shots": options.numbers(shots),
+            },
+        },
         model=model,
         hold_out=options.listed(hold_out),
         catalogs=options.listed(catalog),

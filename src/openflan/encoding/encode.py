@@ -3,8 +3,10 @@
 Takes `Example`s, gives `Encoded` for tuning, `EncodedOptions` for scoring, `EncodedPrompt` for generation.
 Read next: `pack.py`.
 
-Over-long prompts: whole exemplars go first, the last one first; then the middle of the example's `trimmable` span gives
-way to " … ". The instruction, the options and the target are never cut: an example that still does not fit is dropped.
+Over-long prompts: whole exemplars go first, the last one first, so that what is left is a common beginning of many
+prompts; then the middle of the example's `trimmable` span gives way to " … ". The instruction, the options and the
+target are never cut: an example that still does not fit is dropped. FLAN's code prunes exemplars by the same rule, with
+64 of its 1,024 tokens set aside for separators; here separators are counted.
 """
 
 import dataclasses
@@ -43,6 +45,8 @@ class EncodedOptions:
     template: str
     prompt_ids: Ids
     option_ids: tuple[Ids, ...]
+    read: Example
+    """The example as its prompt has it: shortened where the whole did not fit."""
     merged: bool = False
     """The options begin with the last characters of the prompt: a token spans the join."""
 
@@ -55,6 +59,8 @@ class EncodedPrompt:
     row_id: str
     template: str
     prompt_ids: Ids
+    read: Example
+    """The example as its prompt has it: shortened where the whole did not fit."""
 
 
 def encode(
@@ -101,7 +107,7 @@ def encode_options(
 
     found = _fit(examples, lambda e: e.options, most, tokenizer, prompt_format, ledger)
     return [
-        EncodedOptions(e.task, e.row_id, e.template, boundary.prompt_ids, boundary.continuation_ids, boundary.merged)
+        EncodedOptions(e.task, e.row_id, e.template, boundary.prompt_ids, boundary.continuation_ids, e, boundary.merged)
         for e, boundary in found
     ]
 
@@ -121,7 +127,7 @@ def encode_prompts(
         return _room(lengths, context, lengths.targets)
 
     found = _fit(examples, lambda e: (), most, tokenizer, prompt_format, ledger)
-    return [EncodedPrompt(e.task, e.row_id, e.template, boundary.prompt_ids) for e, boundary in found]
+    return [EncodedPrompt(e.task, e.row_id, e.template, boundary.prompt_ids, e) for e, boundary in found]
 
 
 def _eos_id(tokenizer: Tokenizer) -> int:
@@ -143,7 +149,10 @@ def _fit(
     prompt_format: PromptFormat,
     ledger: Ledger,
 ) -> list[tuple[Example, Boundary]]:
-    """Each example that fits, shortened where needed. `most` gives the prompt tokens allowed, or why to drop it."""
+    """Each example that fits, as it is read: shortened where needed.
+
+    `most` gives the prompt tokens allowed, or why an example is dropped.
+    """
     items = [(prompt_format.of(e), continuations(e)) for e in examples]
     kept: list[tuple[Example, Boundary]] = []
     merged: Counter[str] = Counter()
@@ -154,7 +163,7 @@ def _fit(
             if fitted is None:
                 allowed = f"inputs longer than {max(0, allowed)} tokens"
             else:
-                boundary = fitted
+                example, boundary = fitted
         if isinstance(allowed, str):
             ledger.drop(STAGE, example.task, example.row_id, allowed)
             continue
@@ -174,20 +183,27 @@ def _shorten(
     tokenizer: Tokenizer,
     prompt_format: PromptFormat,
     ledger: Ledger,
-) -> Boundary | None:
-    """The boundary of the example made to fit by the module's rule, or None; what was done goes to the ledger."""
+) -> tuple[Example, Boundary] | None:
+    """The example made to fit by the module's rule, or None; what was done goes to the ledger."""
 
     def over(shorter: Example) -> tuple[int, Boundary]:
         boundary = split(tokenizer, prompt_format.of(shorter), continuations, bos=prompt_format.bos)
         allowed = most(boundary)
         return (len(boundary.prompt_ids) - allowed if isinstance(allowed, int) else 1), boundary
 
-    shorter = example
+    # The most exemplars that fit, between `fewest`, which do or are none at all, and `too_many`, which do not.
+    fewest, too_many = 0, max(1, len(example.exemplars))
+    shorter = example.first_exemplars(0)
     excess, boundary = over(shorter)
-    while excess > 0 and shorter.exemplars:
-        shorter = dataclasses.replace(shorter, exemplars=shorter.exemplars[:-1])
-        excess, boundary = over(shorter)
-    cut = 0
+    while excess <= 0 and too_many - fewest > 1:
+        middle = (fewest + too_many) // 2
+        longer = example.first_exemplars(middle)
+        more, its_boundary = over(longer)
+        if more > 0:
+            too_many = middle
+        else:
+            fewest, shorter, boundary = middle, longer, its_boundary
+    read, cut = shorter, 0
     while excess > 0:
         # Characters per token differ along a text, so each round cuts a little more than the mean says.
         cut += int((excess + 2) * max(1.0, len(shorter.inputs) / len(boundary.prompt_ids)) * 1.05) + 1
@@ -195,11 +211,13 @@ def _shorten(
         if trimmed is None:
             return None
         excess, boundary = over(trimmed)
-    if shorter is not example:
-        ledger.shorten(STAGE, example.task, example.row_id, "exemplars left out")
+        read = trimmed
+    if len(shorter.exemplars) < len(example.exemplars):
+        some = "exemplars left out" if shorter.exemplars else "all exemplars left out"
+        ledger.shorten(STAGE, example.task, example.row_id, some)
     if cut:
         ledger.shorten(STAGE, example.task, example.row_id, "passage cut in the middle")
-    return boundary
+    return read, boundary
 
 
 def cut_middle(example: Example, num_chars: int) -> Example | None:

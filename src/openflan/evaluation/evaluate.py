@@ -6,7 +6,6 @@ Takes the samples of all arms, gives what `result.json` holds. Read next: `stati
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,21 +13,22 @@ import polars as pl
 from openflan.artifacts import fingerprint as fingerprint_of
 from openflan.catalog.task import Task
 from openflan.errors import Problem, RunError, nearest
-from openflan.evaluation import statistics
+from openflan.evaluation import paired, statistics
 from openflan.evaluation.metrics import Metric, Outcome, choose, constant, guessing, metric, ranked, unmatched
+from openflan.evaluation.paired import Answers, Pair
 from openflan.evaluation.result import (
     ArmResult,
     ClusterDifference,
     ClusterResult,
-    Difference,
     Matched,
     Result,
     TaskResult,
     rounded,
 )
-from openflan.evaluation.samples import MATCHED
+from openflan.evaluation.samples import MATCHED, without_shots
 from openflan.evaluation.statistics import RESAMPLES, Floats, Ints
 
+GROUP_NUMBER = "group_number"
 NOISE_NATS = 1e-4
 """Two correct float32 scorers may differ by this much for each token."""
 
@@ -55,11 +55,23 @@ class _Answers:
     items: Ints
     """[N], numbered alike in all arms"""
     groups: Ints
-    """[N], numbered alike in all arms"""
+    """[N], numbered alike in all arms and tasks"""
     template_of: Ints
     """[N]"""
     sums: Floats
     """[N, S]"""
+
+    @property
+    def paired(self) -> Answers:
+        """What a comparison needs of them."""
+        return Answers(
+            measure=self.measure,
+            templates=self.templates,
+            items=self.items,
+            groups=self.groups,
+            template_of=self.template_of,
+            sums=self.sums,
+        )
 
 
 def evaluate(
@@ -75,13 +87,14 @@ def evaluate(
     """Means, intervals and paired differences of all arms; `arm` is compared with every other one.
 
     `samples` has the columns of `SAMPLE_SCHEMA`. Rows of split "dev" do nothing but choose a template. An arm asked
-    with several numbers of exemplars counts as several arms, "few_shot@5" say. Neither the order of rows nor the
-    presence of other arms or tasks moves an arm's numbers (Holm's adjustment aside). `fingerprint` names the run; by
-    default it is made of the numbers.
+    with exemplars is an arm of its own, "tuned@5" say (`samples.with_shots`); such arms are also compared with the
+    others of as many exemplars, and with themselves without any. Neither the order of rows nor the presence of other
+    arms or tasks moves an arm's numbers (Holm's adjustment aside). `fingerprint` names the run; by default it is made
+    of the numbers.
 
     Raises RunError where there is nothing to evaluate, a task is unknown, or an arm has no scored test row for a task.
     """
-    answers = _answers(_named_arms(samples), tasks)
+    answers = _answers(_numbered(samples), tasks)
     settings = _Settings(seed, resamples)
     arms: dict[str, ArmResult] = {}
     for name in sorted({one.arm for one in answers}):
@@ -107,7 +120,7 @@ def best_on_dev(dev: pl.DataFrame, measure: Metric, order: Sequence[str]) -> str
         rows = scored.filter(pl.col("template") == template)
         if rows.is_empty():
             continue
-        value = float(measure.finish(_sums(rows, measure).sum(0))[0])
+        value = float(measure.finish(row_sums(rows, measure).sum(0))[0])
         if best is None or value > best[0]:
             best = value, template
     return best[1] if best else None
@@ -116,10 +129,9 @@ def best_on_dev(dev: pl.DataFrame, measure: Metric, order: Sequence[str]) -> str
 # Reading the samples
 
 
-def _named_arms(samples: pl.DataFrame) -> pl.DataFrame:
-    several = pl.col("shots").n_unique().over("arm") > 1
-    named = pl.when(several).then(pl.format("{}@{}", "arm", "shots")).otherwise(pl.col("arm"))
-    return samples.with_columns(named.alias("arm")).sort("arm", "task", "split", "row_id", "template")
+def _numbered(samples: pl.DataFrame) -> pl.DataFrame:
+    numbered = pl.col("group").rank("dense").cast(pl.Int64).alias(GROUP_NUMBER)
+    return samples.with_columns(numbered).sort("arm", "task", "split", "row_id", "template")
 
 
 def _answers(samples: pl.DataFrame, tasks: Mapping[str, Task]) -> list[_Answers]:
@@ -150,9 +162,10 @@ def _answers_to(task: Task, samples: pl.DataFrame) -> list[_Answers]:
     measure = metric(task.metrics[0])
     test = samples.filter(pl.col("split") == "test")
     scored = test.filter(pl.col("value").is_not_null())
-    items, groups = (scored[name].rank("dense").cast(pl.Int64).to_numpy() - 1 for name in ("row_id", "group"))
+    items = scored["row_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
+    groups = scored[GROUP_NUMBER].to_numpy()
     # Over all arms at once, since some metrics keep as many sums as the task has options.
-    sums = _sums(scored, measure)
+    sums = row_sums(scored, measure)
     order = [template.id for template in task.templates]
     answers: list[_Answers] = []
     for arm in sorted(test["arm"].unique()):
@@ -181,22 +194,23 @@ def _answers_to(task: Task, samples: pl.DataFrame) -> list[_Answers]:
     return answers
 
 
-def _sums(rows: pl.DataFrame, measure: Metric) -> Floats:
+def row_sums(rows: pl.DataFrame, measure: Metric) -> Floats:
     """The sums a metric keeps of each row, [N, S]; of a mean its stored value and a one."""
     if measure.is_mean:
         return np.stack([rows["value"].to_numpy().astype(float), np.ones(rows.height)], axis=-1)
-    return measure.statistics(_outcomes(rows)) if rows.height else np.zeros((0, 1))
+    return measure.statistics(outcomes_of(rows)) if rows.height else np.zeros((0, 1))
 
 
-def _outcomes(rows: pl.DataFrame) -> list[Outcome]:
-    columns = (rows[name].to_list() for name in ("options", "gold", "predicted", "prediction", "references"))
+def outcomes_of(rows: pl.DataFrame) -> list[Outcome]:
+    """Scored sample rows as what metrics are computed from."""
+    columns = (rows[name].to_list() for name in ("options", "gold", "predicted", "prediction", "references", "grade"))
     return [
-        ranked(options, gold, predicted)
+        ranked(options, gold, predicted, grade)
         if predicted is not None
         else unmatched(prediction, options, gold)
         if options
         else Outcome(prediction=prediction, references=tuple(references))
-        for options, gold, predicted, prediction, references in zip(*columns, strict=True)
+        for options, gold, predicted, prediction, references, grade in zip(*columns, strict=True)
     ]
 
 
@@ -204,38 +218,57 @@ def _outcomes(rows: pl.DataFrame) -> list[Outcome]:
 
 
 def _arm(answers: Sequence[_Answers], settings: _Settings) -> ArmResult:
-    tasks: dict[str, TaskResult] = {}
-    draws: dict[str, Floats] = {}
+    resampled = {one.task.name: _resampled(one, settings) for one in answers}
+    tasks = {one.task.name: _task(one, resampled[one.task.name]) for one in answers}
     clusters: dict[str, list[str]] = {}
     for one in answers:
-        tasks[one.task.name], draws[one.task.name] = _task(one, settings)
         clusters.setdefault(one.cluster, []).append(one.task.name)
     return {
         "tasks": tasks,
-        "clusters": {name: _cluster(names, tasks, draws) for name, names in sorted(clusters.items())},
+        "clusters": {
+            cluster: _cluster(cluster, names, tasks, resampled, settings) for cluster, names in sorted(clusters.items())
+        },
     }
 
 
-def _task(one: _Answers, settings: _Settings) -> tuple[TaskResult, Floats]:
-    """An arm's numbers on a task, and its mean in every resample."""
+@dataclass(frozen=True, slots=True)
+class _Resampled:
+    """An arm's sums on a task by group, and its mean in every resample."""
+
+    finish: statistics.Finish
+    groups: Ints
+    """[G]"""
+    sums: Floats
+    """[G, T, S]"""
+    draws: Floats
+    """[B]"""
+
+
+def _resampled(one: _Answers, settings: _Settings) -> _Resampled:
     finish = one.measure.finish
     group_ids, groups = np.unique(one.groups, return_inverse=True)
     sums = statistics.group_sums(
         one.sums, groups, one.template_of, num_groups=len(group_ids), num_templates=len(one.templates)
     )
-    values = finish(sums.sum(0))[:, 0]
-    by_template = dict(zip(one.templates, values.tolist(), strict=True))
     (draws,) = statistics.bootstrap(
         [sums], finish, seed=settings.seed, names=[one.task.name], resamples=settings.resamples
     )
+    return _Resampled(finish, group_ids, sums, draws)
+
+
+def _task(one: _Answers, resampled: _Resampled) -> TaskResult:
+    finish, sums, draws = resampled.finish, resampled.sums, resampled.draws
+    values = finish(sums.sum(0))[:, 0]
+    by_template = dict(zip(one.templates, values.tolist(), strict=True))
     low, high = statistics.interval(draws)
     best = best_on_dev(one.dev, one.measure, one.templates)
-    once = _outcomes(one.rows.unique("row_id", keep="first", maintain_order=True))
+    once = outcomes_of(one.rows.unique("row_id", keep="first", maintain_order=True))
     ties, near_ties = _ties(one.rows)
     found: TaskResult = {
         "metric": one.measure.name,
         "n": int(np.unique(one.items).size),
         "templates": len(one.templates),
+        "shots": float(one.rows["shots"].cast(pl.Float64).mean() or 0.0),  # pyright: ignore[reportArgumentType]
         "mean": float(statistics.over_templates(sums.sum(0), finish)),
         "std": float(values.std()),
         "by_template": by_template,
@@ -252,7 +285,7 @@ def _task(one: _Answers, settings: _Settings) -> tuple[TaskResult, Floats]:
     }
     if matched := _matched(one.rows):
         found["matched"] = matched
-    return found, draws
+    return found
 
 
 def _matched(rows: pl.DataFrame) -> Matched | None:
@@ -274,7 +307,7 @@ def _also(one: _Answers) -> dict[str, float]:
     ]
     if not wanted:
         return {}
-    outcomes = _outcomes(one.rows)
+    outcomes = outcomes_of(one.rows)
     ranks = all(outcome.options for outcome in outcomes)
     found: dict[str, list[float]] = {}
     for template in range(len(one.templates)):
@@ -307,145 +340,87 @@ def _ties(rows: pl.DataFrame) -> tuple[int, int]:
     return ties, near
 
 
-def _cluster(names: Sequence[str], tasks: Mapping[str, TaskResult], draws: Mapping[str, Floats]) -> ClusterResult:
+def _cluster(
+    cluster: str,
+    names: Sequence[str],
+    tasks: Mapping[str, TaskResult],
+    resampled: Mapping[str, _Resampled],
+    settings: _Settings,
+) -> ClusterResult:
     means = [tasks[name]["mean"] for name in names]
     items = [tasks[name]["n"] for name in names]
     chances = [chance for name in names if (chance := tasks[name]["chance"]) is not None]
-    low, high = statistics.interval(np.mean([draws[name] for name in names], axis=0))
+    low, high = statistics.interval(_cluster_draws(cluster, [resampled[name] for name in names], settings))
     return {
         "mean": float(np.mean(means)),
         "micro": float(np.average(means, weights=items)),
         "low": low,
         "high": high,
         "n": sum(items),
+        "shots": float(np.mean([tasks[name]["shots"] for name in names])),
         "tasks": list(names),
         "chance": float(np.mean(chances)) if len(chances) == len(names) else None,
     }
 
 
+def _cluster_draws(cluster: str, tasks: Sequence[_Resampled], settings: _Settings) -> Floats:
+    """The mean of the tasks in every resample; groups that tasks share are drawn as one."""
+    if len(tasks) == 1:
+        return tasks[0].draws
+    groups = np.unique(np.concatenate([task.groups for task in tasks]))
+    draws: list[Floats] = []
+    for task in tasks:
+        laid = statistics.spread(task.sums, task.groups, groups)
+        draws += statistics.bootstrap(
+            [laid], task.finish, seed=settings.seed, names=["cluster", cluster], resamples=settings.resamples
+        )
+    return np.mean(draws, axis=0)
+
+
 # Two arms
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Two arms on one task, over the items both answered."""
-
-    mean: float
-    n: int
-    draws: Floats
-    observed: float
-    exchanges: Floats
-    mcnemar: float | None
 
 
 def _differences(answers: Sequence[_Answers], arm: str, settings: _Settings) -> list[ClusterDifference]:
     by_key = {(one.arm, one.task.name): one for one in answers}
-    others = sorted({one.arm for one in answers} - {arm})
-    clusters = sorted({one.cluster for one in answers if one.arm == arm})
     found: list[ClusterDifference] = []
-    for other in others:
-        for cluster in clusters:
-            pairs: dict[str, _Pair] = {}
+    for first, other in _compared({one.arm for one in answers}, arm):
+        for cluster in sorted({one.cluster for one in answers if one.arm == first}):
+            pairs: dict[str, Pair] = {}
             for one in answers:
                 against = by_key.get((other, one.task.name))
-                if one.arm == arm and one.cluster == cluster and against is not None:
+                if one.arm == first and one.cluster == cluster and against is not None:
                     pair = _pair(one, against, settings)
                     if pair is not None:
                         pairs[one.task.name] = pair
             if pairs:
-                whole = _difference(list(pairs.values()))
-                within = {name: _difference([pair]) for name, pair in pairs.items()}
-                found.append({"arm": arm, "against": other, "cluster": cluster, **whole, "tasks": within})
-    _adjust(found)
-    _adjust([task for difference in found for task in difference["tasks"].values()])
+                whole = paired.difference(
+                    paired.together(
+                        list(pairs.values()),
+                        seed=settings.seed,
+                        names=["cluster", cluster],
+                        resamples=settings.resamples,
+                    )
+                )
+                within = {name: paired.difference([pair]) for name, pair in pairs.items()}
+                found.append({"arm": first, "against": other, "cluster": cluster, **whole, "tasks": within})
+    paired.adjust(found)
+    paired.adjust([task for difference in found for task in difference["tasks"].values()])
     return found
 
 
-def _adjust(family: Sequence[Difference]) -> None:
-    for difference, p in zip(family, statistics.holm([one["p"] for one in family]), strict=True):
-        difference["p_holm"] = p
+def _compared(arms: set[str], arm: str) -> list[tuple[str, str]]:
+    """The pairs of arms compared: `arm` with every other one; with k exemplars, with the others that are shown k; and
+    every arm that is shown exemplars with itself without."""
+    asked = {name: without_shots(name) for name in sorted(arms)}
+    pairs = [(arm, other) for other, (base, _) in asked.items() if base != arm]
+    for name, (base, shots) in asked.items():
+        if shots and base == arm:
+            pairs += [(name, other) for other, (_, its) in asked.items() if its == shots and other != name]
+    pairs += [(name, base) for name, (base, shots) in asked.items() if shots and base in arms]
+    return [pair for pair in pairs if pair[0] in arms]
 
 
-def _difference(pairs: Sequence[_Pair]) -> Difference:
-    """A task's difference, or the unweighted mean of several tasks'; items of different tasks are independent."""
-    draws = np.mean([pair.draws for pair in pairs], axis=0)
-    low, high = statistics.interval(draws)
-    observed = float(np.mean([pair.observed for pair in pairs]))
-    found: Difference = {
-        "mean": float(np.mean([pair.mean for pair in pairs])),
-        "low": low,
-        "high": high,
-        "p": statistics.exchange_p(observed, np.mean([pair.exchanges for pair in pairs], axis=0)),
-        "p_holm": 1.0,
-        "n": sum(pair.n for pair in pairs),
-        "smallest_detectable": statistics.smallest_detectable(draws),
-    }
-    if len(pairs) == 1 and pairs[0].mcnemar is not None:
-        found["p_mcnemar"] = pairs[0].mcnemar
-    return found
-
-
-def _pair(one: _Answers, other: _Answers, settings: _Settings) -> _Pair | None:
-    """The paired comparison, one minus other; None where they share no item.
-
-    The arms may have been asked with different templates and different numbers of them.
-    """
-    common = np.intersect1d(one.items, other.items)
-    if not common.size:
-        return None
-    finish = one.measure.finish
-    sides = [_restricted(side, common) for side in (one, other)]
-    first, second = (statistics.over_templates(side.sums.sum(0), finish) for side in sides)
-    names = [one.task.name]
-    draws = statistics.bootstrap(
-        [side.sums for side in sides], finish, seed=settings.seed, names=names, resamples=settings.resamples
+def _pair(one: _Answers, other: _Answers, settings: _Settings) -> Pair | None:
+    return paired.pair(
+        one.paired, other.paired, seed=settings.seed, names=[one.task.name], resamples=settings.resamples
     )
-    observed, exchanges = statistics.exchange_test(
-        sides[0].averaged, sides[1].averaged, finish, seed=settings.seed, names=names, resamples=settings.resamples
-    )
-    return _Pair(
-        mean=float(first - second),
-        n=int(common.size),
-        draws=draws[0] - draws[1],
-        observed=observed,
-        exchanges=exchanges,
-        mcnemar=_mcnemar(one, other, sides),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """An arm's answers to the items two arms share: I items in G groups."""
-
-    sums: Floats
-    """[G, T, S]"""
-    averaged: Floats
-    """[G, S], each item averaged over its templates first"""
-    by_item: Floats
-    """[I, S], averaged over templates"""
-
-
-def _restricted(one: _Answers, common: Ints) -> _Side:
-    kept = np.isin(one.items, common)
-    items = np.searchsorted(common, one.items[kept])
-    group_ids, groups = np.unique(one.groups[kept], return_inverse=True)
-    group_of_item = np.zeros(len(common), np.int64)
-    group_of_item[items] = groups
-    by_item = np.zeros((len(common), one.sums.shape[-1]))
-    np.add.at(by_item, items, one.sums[kept])
-    by_item /= np.bincount(items, minlength=len(common))[:, None]
-    averaged = np.zeros((len(group_ids), one.sums.shape[-1]))
-    np.add.at(averaged, group_of_item, by_item)
-    sums = statistics.group_sums(
-        one.sums[kept], groups, one.template_of[kept], num_groups=len(group_ids), num_templates=len(one.templates)
-    )
-    return _Side(sums, averaged, by_item)
-
-
-def _mcnemar(one: _Answers, other: _Answers, sides: Sequence[_Side]) -> float | None:
-    if not one.measure.is_mean or len(one.templates) != 1 or len(other.templates) != 1:
-        return None
-    values: list[Any] = [side.by_item[:, 0].tolist() for side in sides]
-    if not set(values[0]) | set(values[1]) <= {0.0, 1.0}:
-        return None
-    return statistics.mcnemar(values[0], values[1])

@@ -5,7 +5,8 @@ Takes `Outcome`s, gives a value for each and a value for all. Read next: `sample
 Every metric is a vector of sums over examples and a function of these sums: accuracy keeps (right, 1), BLEU its n-gram
 counts, a correlation its moments. So a resampled set costs one weighted sum, and every interval is one of the corpus
 metric itself. Which metric belongs to which dataset: Wei et al. 2022 section 3 and FLAN's code (F1 for DROP, MultiRC
-and SQuAD, BLEU for translation, ROUGE for struct to text, else accuracy or exact match). Values are 0..1, higher is
+and SQuAD, BLEU for translation, ROUGE for struct to text, else accuracy or exact match), and GLUE's and SuperGLUE's own
+besides. Values are 0..1, higher is
 better, save where a component says otherwise.
 """
 
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openflan.errors import CatalogError, RunError, nearest
-from openflan.evaluation import normalise
+from openflan.evaluation import drop, normalise
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,6 +40,8 @@ class Outcome:
     """Index into options; -1 for a written answer, also for one that matches none of its options."""
     gold: tuple[int, ...] = ()
     """Indices of the right options: any of them counts."""
+    grade: float | None = None
+    """The number the right option was rounded from, where it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,7 @@ def choose(logprobs: Sequence[float], options: Sequence[str]) -> tuple[int, bool
     return winners[0], len(winners) > 1
 
 
-def ranked(options: Sequence[str], gold: Sequence[int], predicted: int) -> Outcome:
+def ranked(options: Sequence[str], gold: Sequence[int], predicted: int, grade: float | None = None) -> Outcome:
     """The outcome of choosing an option; options of equal text are one choice, so any copy of a gold one is right."""
     first = distinct(options)
     right = tuple(sorted({first[index] for index in gold}))
@@ -102,6 +105,7 @@ def ranked(options: Sequence[str], gold: Sequence[int], predicted: int) -> Outco
         options=tuple(options),
         predicted=first[predicted],
         gold=right,
+        grade=grade,
     )
 
 
@@ -196,21 +200,49 @@ def _right(outcome: Outcome) -> float:
     return float(outcome.predicted in outcome.gold)
 
 
-# MultiRC
+# F1 of classes
 
 
-def _f1a_statistics(outcomes: Sequence[Outcome]) -> Floats:
+def _binary_statistics(outcomes: Sequence[Outcome]) -> Floats:
     """True positives, predicted positives, gold positives, 1. The second option ("yes") is the positive one."""
     if any(len(outcome.options) != 2 for outcome in outcomes):
-        raise CatalogError("metric f1a needs two options, the second being the positive one")
+        raise CatalogError("metrics f1 and f1a need two options, the second being the positive one")
     predicted = np.array([outcome.predicted == 1 for outcome in outcomes])
     gold = np.array([1 in outcome.gold for outcome in outcomes])
     return np.stack([predicted & gold, predicted, gold, np.ones_like(gold)], axis=-1).astype(float)
 
 
-def _f1a(sums: Floats) -> Floats:
+def _binary_f1(sums: Floats) -> Floats:
     found = _ratio(2 * sums[..., :1], sums[..., 1:2] + sums[..., 2:3])
     return np.where(sums[..., 3:4] > 0, found, math.nan)
+
+
+def _class_statistics(outcomes: Sequence[Outcome]) -> Floats:
+    """1, then for each of K options how often it was right, predicted and gold."""
+    num_options = max(len(outcome.options) for outcome in outcomes)
+    sums = np.zeros((len(outcomes), 1 + 3 * num_options))
+    sums[:, 0] = 1
+    for row, outcome in zip(sums, outcomes, strict=True):
+        gold = _gold_for(outcome)
+        right, predicted, is_gold = np.split(row[1:], 3)
+        right[gold] = outcome.predicted == gold
+        is_gold[gold] = 1
+        if outcome.predicted >= 0:  # a written answer may be none of the options
+            predicted[outcome.predicted] = 1
+    return sums
+
+
+def _macro_f1(sums: Floats) -> Floats:
+    """The mean over classes of their F1; a class that is neither predicted nor gold is none (as in scikit-learn)."""
+    right, predicted, gold = np.split(sums[..., 1:], 3, axis=-1)
+    found = _ratio(2 * right, predicted + gold)
+    mean = _ratio(found.sum(-1), (predicted + gold > 0).sum(-1))
+    return np.where(sums[..., 0] > 0, mean, math.nan)[..., None]
+
+
+def _gold_for(outcome: Outcome) -> int:
+    """The right option; of several the predicted one, where it is among them."""
+    return outcome.predicted if outcome.predicted in outcome.gold else outcome.gold[0]
 
 
 # Correlations
@@ -221,8 +253,7 @@ def _matthews_statistics(outcomes: Sequence[Outcome]) -> Floats:
     num_choices = max(len(outcome.options) for outcome in outcomes) + 1
     sums = np.zeros((len(outcomes), 2 + 2 * num_choices))
     for row, outcome in zip(sums, outcomes, strict=True):
-        # With several right options the predicted one stands for them where it is among them.
-        gold = outcome.predicted if outcome.predicted in outcome.gold else outcome.gold[0]
+        gold = _gold_for(outcome)
         row[:2] = outcome.predicted == gold, 1
         row[2 + outcome.predicted % num_choices] = 1
         row[2 + num_choices + gold] = 1
@@ -246,13 +277,18 @@ def _grade(options: Sequence[str], index: int) -> float:
         return float(index)
 
 
+def _gold_grade(outcome: Outcome) -> float:
+    return math.fsum(_grade(outcome.options, index) for index in outcome.gold) / len(outcome.gold)
+
+
 def _pearson_statistics(outcomes: Sequence[Outcome]) -> Floats:
     """1, x, y, xx, yy, xy: x the predicted grade, y the gold one. Options that are not numbers count by position.
 
-    An answer that matches no option has no grade: its row is zero and so left out.
+    The gold grade is the row's own where it has one (STS-B: people's average, of which the option is the nearest). An
+    answer that matches no option has no grade: its row is zero and so left out.
     """
     x = np.array([_grade(outcome.options, outcome.predicted) for outcome in outcomes])
-    y = np.array([math.fsum(_grade(o.options, index) for index in o.gold) / len(o.gold) for o in outcomes])
+    y = np.array([_gold_grade(outcome) if outcome.grade is None else outcome.grade for outcome in outcomes])
     graded = np.array([outcome.predicted >= 0 for outcome in outcomes])
     return np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], axis=-1) * graded[:, None]
 
@@ -286,6 +322,11 @@ def _f1_and_exact(outcome: Outcome, normalised: Callable[[str], str]) -> tuple[f
 
 def _squad(outcome: Outcome) -> tuple[float, ...]:
     return _f1_and_exact(outcome, normalise.squad)
+
+
+def _drop(outcome: Outcome) -> tuple[float, ...]:
+    found = [drop.f1_and_exact(outcome.prediction, reference) for reference in outcome.references]
+    return max(f1 for f1, _ in found), max(exact for _, exact in found)
 
 
 def _trivia(outcome: Outcome) -> tuple[float, ...]:
@@ -361,12 +402,28 @@ def _bleu(sums: Floats) -> Floats:
 _ALL = (
     _mean_metric("accuracy", ("accuracy",), lambda outcome: (_right(outcome),), needs_options=True),
     Metric(
+        name="f1",
+        components=("f1",),
+        needs_options=True,
+        value=_right,
+        statistics=_binary_statistics,
+        finish=_binary_f1,
+    ),
+    Metric(
         name="f1a",
         components=("f1a",),
         needs_options=True,
         value=_right,
-        statistics=_f1a_statistics,
-        finish=_f1a,
+        statistics=_binary_statistics,
+        finish=_binary_f1,
+    ),
+    Metric(
+        name="macro_f1",
+        components=("macro_f1",),
+        needs_options=True,
+        value=_right,
+        statistics=_class_statistics,
+        finish=_macro_f1,
     ),
     Metric(
         name="matthews",
@@ -386,8 +443,7 @@ _ALL = (
     ),
     _mean_metric("exact_match", ("exact_match",), _exact_match),
     _mean_metric("squad", ("f1", "exact_match"), _squad),
-    # FLAN's code scores DROP by SQuAD's rule, not by DROP's own script, which also aligns spans and numbers.
-    _mean_metric("drop", ("f1", "exact_match"), _squad),
+    _mean_metric("drop", ("f1", "exact_match"), _drop),
     _mean_metric("trivia", ("exact_match", "f1"), _trivia),
     Metric(
         name="bleu",

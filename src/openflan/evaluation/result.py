@@ -31,6 +31,8 @@ class TaskResult(TypedDict):
     n: int
     """Distinct test items scored."""
     templates: int
+    shots: float
+    """Exemplars in the prompts, on average: fewer than asked for where not all fit."""
     mean: float
     """Over templates, of the metric over items."""
     std: float
@@ -68,6 +70,8 @@ class ClusterResult(TypedDict):
     low: float
     high: float
     n: int
+    shots: float
+    """The mean of its tasks' exemplars."""
     tasks: list[str]
     chance: float | None
 

@@ -31,12 +31,14 @@ SAMPLE_SCHEMA: dict[str, pl.DataType] = {
     "group": pl.String(),
     "template": pl.String(),
     "shots": pl.Int32(),
+    "exemplars": pl.List(pl.String()),
     "options": pl.List(pl.String()),
     "logprobs": pl.List(pl.Float64()),
     "tokens": pl.List(pl.Int32()),
     "prediction": pl.String(),
     "predicted": pl.Int32(),
     "gold": pl.List(pl.Int32()),
+    "grade": pl.Float64(),
     "references": pl.List(pl.String()),
     "value": pl.Float64(),
     "reason": pl.String(),
@@ -54,6 +56,27 @@ MATCHED: dict[How, str] = {
     "several": "generated, unmatched: fits several options alike",
 }
 """Reasons of answers that were written and then matched to the options. They have no log-probabilities."""
+SHOTS_MARK = "@"
+"""Between the name of an arm and the number of exemplars it is shown: "tuned@5"."""
+
+
+def with_shots(arm: str, shots: int) -> str:
+    """The name of an arm asked with exemplars; without any, its own.
+
+    >>> with_shots("tuned", 5), with_shots("tuned", 0)
+    ('tuned@5', 'tuned')
+    """
+    return f"{arm}{SHOTS_MARK}{shots}" if shots else arm
+
+
+def without_shots(arm: str) -> tuple[str, int]:
+    """The arm a name stands for, and how many exemplars it is shown.
+
+    >>> without_shots("tuned@5"), without_shots("remote:a@main")
+    (('tuned', 5), ('remote:a@main', 0))
+    """
+    base, mark, shots = arm.rpartition(SHOTS_MARK)
+    return (base, int(shots)) if mark and shots.isdecimal() else (arm, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +92,9 @@ class SampleScore:
     """Rows of one group (a passage) are resampled together; the row id where nothing is shared."""
     template: str
     shots: int
-    """Exemplars shown."""
+    """Exemplars the prompt has, after those were left out that did not fit; how many were asked for, the arm says."""
+    exemplars: tuple[str, ...] = ()
+    """Row ids of these exemplars, of the same task and through the same template, in order."""
     options: tuple[str, ...] = ()
     logprobs: tuple[float, ...] = ()
     """Nats, summed over each option's tokens."""
@@ -79,6 +104,8 @@ class SampleScore:
     predicted: int | None = None
     """Index into options; None for generations, and for written answers that match no option."""
     gold: tuple[int, ...] = ()
+    grade: float | None = None
+    """The number gold was rounded from, where the task has one."""
     references: tuple[str, ...] = ()
     value: float | None
     """By the task's first metric; None where the row cannot be scored, with the reason."""
@@ -104,7 +131,7 @@ class SampleScore:
         measure = metric(metric_name)
         predicted, _ = choose(scores.sums, example.options)
         scored = bool(example.gold)
-        outcome = ranked(example.options, example.gold, predicted)
+        outcome = ranked(example.options, example.gold, predicted, example.grade)
         return SampleScore(
             **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
             options=example.options,
@@ -113,6 +140,7 @@ class SampleScore:
             prediction=example.options[predicted],
             predicted=predicted,
             gold=example.gold,
+            grade=example.grade,
             references=outcome.references,
             value=measure.value(outcome) if scored else None,
             reason="" if scored else "no gold option",
@@ -167,7 +195,7 @@ class SampleScore:
         if found.index is None:
             outcome = unmatched(written.text.strip(), example.options, example.gold)
         else:
-            outcome = ranked(example.options, example.gold, found.index)
+            outcome = ranked(example.options, example.gold, found.index, example.grade)
         scored = bool(example.gold) and (found.index is not None or metric_name != "pearson")
         return SampleScore(
             **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
@@ -176,6 +204,7 @@ class SampleScore:
             prediction=outcome.prediction,
             predicted=found.index,
             gold=example.gold,
+            grade=example.grade,
             references=outcome.references,
             value=measure.value(outcome) if scored else None,
             reason=MATCHED[found.how] if example.gold else "no gold option",
@@ -192,6 +221,7 @@ def _common(example: Example, *, arm: str, cluster: str, split: Literal["dev", "
         "group": example.group or example.row_id,
         "template": example.template,
         "shots": len(example.exemplars),
+        "exemplars": example.exemplar_rows,
         "prompt_sha": hashlib.sha256(prompt.encode()).hexdigest(),
     }
 
@@ -226,10 +256,16 @@ def write_samples(frame: pl.DataFrame, path: Path) -> None:
 
 
 def read_samples(path: Path) -> pl.DataFrame:
-    """The samples of a run. Raises RunError where the file is missing or has other columns."""
+    """The samples of a run, an older one's too. Raises RunError where the file is missing or has other columns."""
     if not path.is_file():
         raise RunError(f"{path}: no such file; did the run finish?")
-    return _checked(pl.read_parquet(path), str(path))
+    frame = pl.read_parquet(path)
+    if {"exemplars", "grade"} <= set(SAMPLE_SCHEMA) - set(frame.columns) and "shots" in frame.columns:
+        frame = frame.with_columns(  # an older run: it showed no exemplars and kept no grades
+            pl.lit([], SAMPLE_SCHEMA["exemplars"]).alias("exemplars"),
+            pl.lit(None, SAMPLE_SCHEMA["grade"]).alias("grade"),
+        )
+    return _checked(frame, str(path))
 
 
 def _checked(frame: pl.DataFrame, where: str) -> pl.DataFrame:

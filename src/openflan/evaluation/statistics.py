@@ -4,6 +4,7 @@ Takes sums of a metric by group of items, gives draws, intervals and p-values. R
 
 Letters: G = groups (items that share a passage are one group), T = templates, S = sums a metric keeps, B = resamples.
 Groups, not rows, are drawn: a second question about a passage, or a second template on an item, is no second item.
+Groups are drawn alike for all tasks of a cluster: a second task on the same passages is no second sample of passages.
 An arm's value is the mean over templates of the metric over items (Wei et al. 2022 section 3), so templates are nested
 in items: each draw takes all templates of the items it takes.
 """
@@ -11,7 +12,7 @@ in items: each draw takes all templates of the items it takes.
 import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,10 @@ BLOCK_CELLS = 4_000_000
 """Most entries of a weight matrix that exist at one time (32 MB)."""
 
 
+Reading = Literal["higher", "lower", "not shown"]
+"""What a sample says of a difference; `not shown` is no evidence that there is none."""
+
+
 class Interval(NamedTuple):
     """Bounds of a percentile interval."""
 
@@ -42,6 +47,16 @@ def group_sums(statistics: Floats, groups: Ints, templates: Ints, *, num_groups:
     sums = np.zeros((num_groups, num_templates, statistics.shape[-1]))
     np.add.at(sums, (groups, templates), statistics)
     return sums
+
+
+def spread(sums: Floats, group_ids: Ints, all_ids: Ints) -> Floats:
+    """Sums of the groups `group_ids` laid out over `all_ids` (sorted): [G, ...] -> [len(all_ids), ...], else zero.
+
+    Tasks laid out over the same groups, and drawn with the same seed and names, are drawn together.
+    """
+    laid = np.zeros((len(all_ids), *sums.shape[1:]))
+    laid[np.searchsorted(all_ids, group_ids)] = sums
+    return laid
 
 
 def over_templates(sums: Floats, finish: Finish) -> Floats:
@@ -75,20 +90,21 @@ def bootstrap(
 def exchange_test(
     first: Floats, second: Floats, finish: Finish, *, seed: int, names: Sequence[str | int], resamples: int = RESAMPLES
 ) -> tuple[float, Floats]:
-    """The difference of two arms, sums [G, S], and the differences [B] when each group's arms are exchanged at random.
+    """The difference of two arms, sums [G, T, S], and the differences [B] when each group's arms are exchanged.
 
     Approximate randomisation (Noreen 1989): for a metric that is a mean this is the sign-flip test on group
-    differences, for a corpus metric its like. `exchange_p` makes a p-value of it. Paired by construction: what both
-    arms find equally hard cancels.
+    differences, for a corpus metric its like. A group is exchanged whole, with all its items and templates.
+    `exchange_p` makes a p-value of it. Paired by construction: what both arms find equally hard cancels.
     """
     draw = generator(seed, "exchange", *names)
     gain = second - first
-    total_first, total_second = first.sum(0), second.sum(0)
+    totals = first.sum(0), second.sum(0)
     draws: list[Floats] = []
     for size in _blocks(resamples, len(first)):
         moved = _weighted(draw.integers(0, 2, (size, len(first))).astype(float), gain)
-        draws.append(finish(total_first + moved)[..., 0] - finish(total_second - moved)[..., 0])
-    return float(finish(total_first)[0] - finish(total_second)[0]), np.concatenate(draws)
+        draws.append(over_templates(totals[0] + moved, finish) - over_templates(totals[1] - moved, finish))
+    observed = over_templates(totals[0], finish) - over_templates(totals[1], finish)
+    return float(observed), np.concatenate(draws)
 
 
 def exchange_p(observed: float, draws: Floats) -> float:
@@ -126,6 +142,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def reading(low: float, high: float, p: float | None) -> Reading:
+    """Which way a difference points; neither way where its interval includes zero or its p is not below `LEVEL`.
+
+    Both are asked for: an interval from few groups is too narrow, and one from a single group is a point.
+
+    >>> reading(0.01, 0.05, 0.003), reading(0.01, 0.05, 0.25), reading(-0.01, 0.05, None)
+    ('higher', 'not shown', 'not shown')
+    """
+    if low <= 0 <= high or (p is not None and p >= LEVEL):
+        return "not shown"
+    return "higher" if low > 0 else "lower"
+
+
 def smallest_detectable(draws: Floats) -> float | None:
     """The true difference a sample like this one finds with 80 % power at the two-sided 5 % level.
 
@@ -136,6 +165,15 @@ def smallest_detectable(draws: Floats) -> float | None:
     if error <= 1e-12:
         return None
     return (NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(POWER)) * error
+
+
+def most_unseen(groups: int, confidence: float = CONFIDENCE) -> float:
+    """The largest share of groups that may differ though none of this many did: where it is larger, some would have.
+
+    >>> round(most_unseen(60), 3)  # near the rule of three, 3 / 60
+    0.049
+    """
+    return 1 - (1 - confidence) ** (1 / groups)
 
 
 def _blocks(resamples: int, num_groups: int) -> list[int]:

@@ -19,7 +19,6 @@ BATCH_CHARS = 4_000_000
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
-_FILTER_BITS = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +88,15 @@ def in_batches(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[Positions, Wo
 class HashSet:
     """A fixed set of hashes, each with the number of its owner (the first, where several have it)."""
 
+    FILTER_BITS = 26
+
     def __init__(self, hashes: Sequence[Hashes], owners: Sequence[Positions]) -> None:
         everything = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
         everyone = np.concatenate(owners) if owners else np.zeros(0, np.int64)
         self._hashes, first = np.unique(everything, return_index=True)
         self._owners = everyone[first].astype(np.int32)
         # Most questions are answered no by one look into this table, which costs a tenth of a binary search.
-        self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
+        self._filter = np.zeros(1 << self.FILTER_BITS, np.bool_)
         self._filter[self._bucket(self._hashes)] = True
 
     def __len__(self) -> int:
@@ -111,6 +112,5 @@ class HashSet:
         found = self._hashes[places] == asked
         return maybe[found], self._owners[places[found]]
 
-    @staticmethod
-    def _bucket(hashes: Hashes) -> npt.NDArray[np.int64]:
-        return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)
+    def _bucket(self, hashes: Hashes) -> npt.NDArray[np.int64]:
+        return (hashes >> np.uint64(64 - self.FILTER_BITS)).astype(np.int64)

@@ -1,5 +1,6 @@
 """The record that rendering makes and every later layer reads: text only, no tokenizer, no model."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from openflan.catalog.task import Kind
@@ -22,6 +23,8 @@ class Example:
     """The choices ranked at evaluation; empty for generation and for inverted templates."""
     gold: tuple[int, ...] = ()
     """Indices of the right options; any of them counts."""
+    grade: float | None = None
+    """The number the right option was rounded from, where there is one."""
     references: tuple[str, ...] = ()
     """All right texts of a generation task."""
     group: str = ""
@@ -30,3 +33,11 @@ class Example:
     """Character span of `inputs` whose middle may be cut where the example is too long."""
     exemplars: tuple[tuple[str, str], ...] = ()
     """(inputs, targets) pairs shown in front, in order."""
+    exemplar_rows: tuple[str, ...] = ()
+    """Row ids of the exemplars, where they are known."""
+
+    def first_exemplars(self, count: int) -> "Example":
+        """The example with no more than its first `count` exemplars."""
+        if count >= len(self.exemplars):
+            return self
+        return dataclasses.replace(self, exemplars=self.exemplars[:count], exemplar_rows=self.exemplar_rows[:count])

@@ -43,6 +43,8 @@ class ReadRow:
     gold: tuple[int, ...]
     texts: tuple[str, ...]
     group: str
+    grade: float | None = None
+    """The number gold was rounded from, where the task has one."""
 
 
 class RowError(Exception):
@@ -87,6 +89,7 @@ def render(task: Task, row: ReadRow, template: Template, wording: Wording = "ins
         targets=_take_out_marks(targets)[0],
         options=options if scored else (),
         gold=row.gold if scored else (),
+        grade=row.grade if scored else None,
         references=tuple(golds) if scored and not options else (),
         group=row.group,
         trimmable=trimmable,
@@ -123,13 +126,14 @@ def _read_row(task: Task, row: Row) -> ReadRow:
         )
         if not texts:
             raise RowError("empty answer")
-        options, gold = (), ()
+        options, gold, grade = (), (), None
     else:
         texts = ()
+        grade = _grade(task, scope, row.fields)
         options = _option_texts(task, task.answer.options, scope, row.fields)
         gold = _gold(task, scope, len(options), row.fields)
     group = columns.get(task.group) if task.group else None
-    return ReadRow(row.id, columns, row.fields, options, gold, texts, row.id if group is None else str(group))
+    return ReadRow(row.id, columns, row.fields, options, gold, texts, row.id if group is None else str(group), grade)
 
 
 def _columns(task: Task, scope: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,6 +198,16 @@ def _gold(task: Task, scope: dict[str, Any], num_options: int, fields: Mapping[s
     if not gold or any(not 0 <= index < num_options for index in gold):
         raise RowError(f"label {value!r} is outside 0..{num_options - 1}")
     return gold
+
+
+def _grade(task: Task, scope: dict[str, Any], fields: Mapping[str, Any]) -> float | None:
+    if task.answer.grade is None:
+        return None
+    value = _evaluate(task.answer.grade, scope, f"{task.name}: answer.grade", "grade", fields)
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise RowError(f"grade {value!r} is not a number") from error
 
 
 def _options(task: Task, row: ReadRow, template: Template) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, overload
@@ -29,9 +30,9 @@ from openflan.rendering import environment, render
 from openflan.rendering.render import ReadRow, read_columns
 from openflan.sources import prepare, read
 from openflan.sources.hub import go_offline_if_unreachable
-from openflan.sources.read import SourceSettings, can_be_read, read_rows, source_identity
+from openflan.sources.read import SourceSettings, can_be_read, iter_rows, source_identity
 
-FORMAT = 1
+FORMAT = 2
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 BATCH_ROWS = 1_000
 """Rows that are decoded columns and text at one time while a store is written."""
@@ -41,14 +42,16 @@ BATCH_ROWS = 1_000
 class RowStore(Sequence[ReadRow]):
     """The rows of one task and split, or some of them, in the order they were read; rows are decoded on demand."""
 
-    table: pa.Table
+    file: Path
+    num_rows: int
+    """In the file."""
     content_sha: str
     """Names the rows by what they hold: equal rows in equal order have equal values."""
     chosen: npt.NDArray[np.int64] | None = None
     """Positions of the rows that are part of this view; None is all."""
 
     def __len__(self) -> int:
-        return self.table.num_rows if self.chosen is None else len(self.chosen)
+        return self.num_rows if self.chosen is None else len(self.chosen)
 
     @overload
     def __getitem__(self, index: int) -> ReadRow: ...
@@ -58,10 +61,12 @@ class RowStore(Sequence[ReadRow]):
         if isinstance(index, slice):
             return self.choose(np.arange(len(self))[index])
         position = range(len(self))[index] if self.chosen is None else int(self.chosen[index])
-        return _decode(self.table["id"][position].as_py(), self.table["row"][position].as_py())
+        return _decode(self._mapped["id"][position].as_py(), self._mapped["row"][position].as_py())
 
     def __iter__(self) -> Iterator[ReadRow]:
-        table = self.table if self.chosen is None else self.table.take(pa.array(self.chosen))
+        table = _map(self.file)  # its own, so that the pages it touches are given back at the end
+        if self.chosen is not None:
+            table = table.take(pa.array(self.chosen))
         for batch in table.to_batches(max_chunksize=BATCH_ROWS):
             for row_id, row in zip(batch["id"].to_pylist(), batch["row"].to_pylist(), strict=True):
                 yield _decode(row_id, row)
@@ -69,7 +74,11 @@ class RowStore(Sequence[ReadRow]):
     def choose(self, positions: npt.NDArray[np.int64]) -> "RowStore":
         """The rows at these positions of this view, in this order."""
         chosen = positions if self.chosen is None else self.chosen[positions]
-        return RowStore(self.table, self.content_sha, np.ascontiguousarray(chosen, np.int64))
+        return RowStore(self.file, self.num_rows, self.content_sha, np.ascontiguousarray(chosen, np.int64))
+
+    @cached_property
+    def _mapped(self) -> Any:
+        return _map(self.file)
 
     @property
     def sha(self) -> str:
@@ -111,8 +120,12 @@ def read_store(job: StoreJob, ledger: Ledger) -> RowStore:
     folder = stage(job.folder, lambda work: _build(job, work))
     about = read_json(folder / ABOUT_FILE)
     ledger.merge([Ledger.from_json(about["ledger"])])
-    with pa.memory_map(str(folder / ROWS_FILE)) as file:
-        return RowStore(pa.ipc.open_file(file).read_all(), about["sha"])
+    return RowStore(folder / ROWS_FILE, about["rows"], about["sha"])
+
+
+def _map(file: Path) -> Any:
+    with pa.memory_map(str(file)) as mapped:
+        return pa.ipc.open_file(mapped).read_all()
 
 
 def build_stores(
@@ -154,31 +167,33 @@ def _try_build(job: StoreJob) -> None:
 
 def _build(job: StoreJob, work: Path) -> None:
     ledger = Ledger()
-    rows = read_rows(job.task, job.split, job.settings, ledger, limit=job.limit)
+    rows = iter_rows(job.task, job.split, job.settings, ledger, limit=job.limit)
     keep_raw = any(isinstance(template.options, str) for template in job.task.templates)
     schema = pa.schema([("id", pa.string()), ("row", pa.large_string())])
     digest = hashlib.sha256()
+    count = 0
     with pa.OSFile(str(work / ROWS_FILE), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for start in range(0, len(rows), BATCH_ROWS):
-            read_now = read_columns(job.task, rows[start : start + BATCH_ROWS], ledger)
+        while batch := list(islice(rows, BATCH_ROWS)):
+            read_now = read_columns(job.task, batch, ledger)
+            count += len(read_now)
             ids, encoded = [row.id for row in read_now], [_encode(row, keep_raw=keep_raw) for row in read_now]
             for row_id, text in zip(ids, encoded, strict=True):
                 digest.update(f"{row_id}\n{text}\n".encode())
             writer.write_batch(
                 pa.record_batch([pa.array(ids, pa.string()), pa.array(encoded, pa.large_string())], schema)
             )
-    write_json(work / ABOUT_FILE, {"sha": digest.hexdigest()[:16], "ledger": ledger.to_json()})
+    write_json(work / ABOUT_FILE, {"rows": count, "sha": digest.hexdigest()[:16], "ledger": ledger.to_json()})
 
 
 def _encode(row: ReadRow, *, keep_raw: bool) -> str:
     raw = dict(row.raw) if keep_raw else {}
-    value = [dict(row.columns), raw, row.options, row.gold, row.texts, row.group]
+    value = [dict(row.columns), raw, row.options, row.gold, row.texts, row.group, row.grade]
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
 def _decode(row_id: str, text: str) -> ReadRow:
-    columns, raw, options, gold, texts, group = json.loads(text)
-    return ReadRow(row_id, columns, raw, tuple(options), tuple(gold), tuple(texts), group)
+    columns, raw, options, gold, texts, group, grade = json.loads(text)
+    return ReadRow(row_id, columns, raw, tuple(options), tuple(gold), tuple(texts), group, grade)
 
 
 def _task_content(task: Task) -> Any:

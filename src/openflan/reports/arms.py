@@ -14,6 +14,8 @@ class ArmStyle:
     marker: str
     seen: bool = False
     """Whether this arm was tuned on what it is evaluated on, so that it is no zero-shot result."""
+    shots: int = 0
+    """Exemplars it is asked with, where its name says so; such arms are drawn hollow."""
 
 
 ACCENT = "#b4530a"
@@ -45,13 +47,14 @@ def style(arm: str) -> ArmStyle:
     """The face of an arm; arms of unknown name (a remote model, a user's own) get a stable one of the others."""
     if arm in ARMS:
         return ARMS[arm]
+    base, shots = _parted(arm)
+    if shots:
+        face, asked = style(base), f"{shots} exemplar{'' if shots == 1 else 's'}"
+        meaning = f"{face.meaning}; shown {asked}, or as many as fit".removeprefix("; ")
+        return replace(face, title=f"{face.title}, {asked}", meaning=meaning, shots=shots)
     if arm.endswith(GENERATED):
         face = style(arm.removesuffix(GENERATED))
         return replace(face, title=f"{face.title}, generated", meaning=f"{face.meaning}; not ranked: {_MATCHED}")
-    base, _, shots = arm.partition("@")
-    if base in ARMS and shots:
-        asked = f"{shots} exemplar{'' if shots == '1' else 's'}"
-        return replace(ARMS[base], title=f"{ARMS[base].title}, {asked}", meaning=f"{ARMS[base].meaning}; shown {asked}")
     colour, marker = _OTHERS[sum(arm.encode()) % len(_OTHERS)]
     if arm.startswith("remote:"):
         return ArmStyle(arm.removeprefix("remote:"), "a model behind a remote endpoint", colour, marker)
@@ -59,14 +62,32 @@ def style(arm: str) -> ArmStyle:
 
 
 def in_order(arms: Iterable[str]) -> list[str]:
-    """Arms in reading order: baselines, then tuned, then variants, then others by name."""
+    """Arms in reading order: baselines, tuned, variants, others by name; each with fewer exemplars first."""
     known = list(ARMS)
 
-    def place(arm: str) -> tuple[int, str]:
-        base = arm.partition("@")[0]
-        return (known.index(base) if base in known else len(known), arm)
+    def place(arm: str) -> tuple[int, str, int]:
+        base, shots = _parted(arm)
+        return (known.index(base) if base in known else len(known), base, shots)
 
     return sorted(set(arms), key=place)
+
+
+def exemplars_words(arm: str, shown: float | None) -> str:
+    """How many exemplars an arm's prompts had: `3`, or `2.4 of 3` where on average no more fitted; `0` for most.
+
+    >>> exemplars_words("tuned@3", 2.41), exemplars_words("tuned@3", 3.0), exemplars_words("tuned", None)
+    ('2.4 of 3', '3', '0')
+    """
+    asked = style(arm).shots
+    if asked and shown is not None and shown < asked:
+        return f"{shown:.1f} of {asked}"
+    return str(asked) if asked else f"{shown or 0:.3g}"
+
+
+def _parted(arm: str) -> tuple[str, int]:
+    """The name before "@" and the number of exemplars after it."""
+    base, mark, shots = arm.rpartition("@")
+    return (base, int(shots)) if mark and shots.isdecimal() else (arm, 0)
 
 
 CLUSTERS: dict[str, str] = {

@@ -23,7 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from openflan.reports.arms import ACCENT, ARMS, cluster_words, style
+from openflan.reports.arms import ACCENT, ARMS, ArmStyle, cluster_words, style
 from openflan.reports.finding import verdict
 from openflan.reports.numbers import count, percent, points
 from openflan.reports.reading import Difference, Measured
@@ -86,7 +86,8 @@ def arms_figure(groups: Sequence[Group], arms: Sequence[str], width: Width = "wi
     values = [v for g in groups for m in g.arms.values() for v in (m.mean, m.low, m.high, m.chance, m.majority)]
     canvas = _Canvas(groups, arms, width, _limits(values), "Score, %; bars are 95 % intervals", levels=True)
     for _, arm, measured, y in canvas.rows():
-        _draw_interval(canvas.axes, style(arm).colour, style(arm).marker, y, measured)
+        _draw_interval(canvas.axes, style(arm), y, measured)
+        canvas.tag(y, style(arm).shots)
         end = measured.high if measured.high is not None else measured.mean
         if end is not None:
             canvas.label(100 * end, y, percent(measured.mean), bold=arm == "tuned")
@@ -98,7 +99,8 @@ def templates_figure(groups: Sequence[Group], arms: Sequence[str], width: Width 
     values = [v for g in groups for m in g.arms.values() for v in (m.mean, m.chance, *m.by_template.values())]
     canvas = _Canvas(groups, arms, width, _limits(values), "Score of each template, %", levels=False)
     for _, arm, measured, y in canvas.rows():
-        _draw_templates(canvas.axes, style(arm).colour, y, measured)
+        _draw_templates(canvas.axes, style(arm), y, measured)
+        canvas.tag(y, style(arm).shots)
     return canvas.figure
 
 
@@ -234,6 +236,14 @@ class _Canvas:
             color=ACCENT if bold else MUTED, fontweight="bold" if bold else "normal", annotation_clip=False,
         )  # fmt: skip
 
+    def tag(self, y: float, shots: int) -> None:
+        """The number of exemplars, where a row has some, at its beginning."""
+        if shots:
+            self.axes.annotate(
+                f"{shots}-shot", (0, y), xycoords=self.axes.get_yaxis_transform(), xytext=(2, 0),
+                textcoords="offset points", va="center_baseline", fontsize=6.5, color=MUTED, zorder=4,
+            )  # fmt: skip
+
     def _shown(self, group: Group) -> list[str]:
         return [arm for arm in self._arms if arm in group.arms and group.arms[arm].mean is not None]
 
@@ -322,7 +332,9 @@ _MARKS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 
 def _arm_mark(arm: str) -> dict[str, Any]:
-    return {"color": style(arm).colour, "marker": style(arm).marker, "markersize": 5, "linestyle": "none"}
+    face = style(arm)
+    hollow = {"markerfacecolor": PAPER, "markeredgewidth": 1.2} if face.shots else {}
+    return {"color": face.colour, "marker": face.marker, "markersize": 5, "linestyle": "none", **hollow}
 
 
 def _axes(
@@ -347,14 +359,14 @@ def _axes(
     return figure, axes
 
 
-def _draw_interval(axes: Axes, colour: str, marker: str, y: float, measured: Measured) -> None:
+def _draw_interval(axes: Axes, face: ArmStyle, y: float, measured: Measured) -> None:
     if measured.mean is None:
         return
     if measured.low is not None and measured.high is not None:
         axes.plot(
             [100 * measured.low, 100 * measured.high],
             [y, y],
-            color=colour,
+            color=face.colour,
             linewidth=1.5,
             solid_capstyle="round",
             alpha=0.75,
@@ -363,16 +375,18 @@ def _draw_interval(axes: Axes, colour: str, marker: str, y: float, measured: Mea
     axes.plot(
         [100 * measured.mean],
         [y],
-        marker=marker,
-        color=colour,
+        marker=face.marker,
+        color=face.colour,
         markersize=5.5,
-        markeredgecolor=PAPER,
-        markeredgewidth=0.8,
+        markerfacecolor=PAPER if face.shots else face.colour,
+        markeredgecolor=face.colour if face.shots else PAPER,
+        markeredgewidth=1.2 if face.shots else 0.8,
         zorder=3,
     )
 
 
-def _draw_templates(axes: Axes, colour: str, y: float, measured: Measured) -> None:
+def _draw_templates(axes: Axes, face: ArmStyle, y: float, measured: Measured) -> None:
+    colour = face.colour
     scores = sorted(measured.by_template.values())
     if scores:
         axes.plot([100 * scores[0], 100 * scores[-1]], [y, y], color=colour, linewidth=0.7, alpha=0.5, zorder=1.5)
@@ -384,7 +398,8 @@ def _draw_templates(axes: Axes, colour: str, y: float, measured: Measured) -> No
             markersize=4,
             color=colour,
             alpha=0.55,
-            markeredgewidth=0,
+            markerfacecolor="none" if face.shots else colour,
+            markeredgewidth=0.9 if face.shots else 0,
             zorder=2,
         )
     if measured.mean is not None:
@@ -398,7 +413,7 @@ def _draw_difference(axes: Axes, difference: Difference, y: float, step: float, 
     assert difference.low is not None and difference.high is not None
     colour = {"higher": ACCENT, "lower": INK}.get(verdict(difference), MUTED)
     across = axes.get_yaxis_transform()
-    name = f"{style(difference.arm).title} {_MINUS} {style(difference.against).title.lower()}"
+    name = difference.label or f"{style(difference.arm).title} {_MINUS} {style(difference.against).title.lower()}"
     where = difference.task or cluster_words(difference.cluster)
     bar = y if width == "wide" else y + 0.12
     if width == "wide":

@@ -6,15 +6,14 @@ Takes a `Run`, gives `Finding`s. Read next: `page.py`.
 from dataclasses import dataclass
 from typing import Literal
 
+from openflan.evaluation import statistics
+from openflan.evaluation.statistics import LEVEL
 from openflan.reports.arms import cluster_words, in_order, style
 from openflan.reports.numbers import count, p_value, percent, points, points_interval
 from openflan.reports.reading import Difference, Measured, Run
 
 Verdict = Literal["higher", "lower", "not shown", "not tested"]
-"""`not shown`: the interval includes zero. `not tested`: there is no interval."""
-
-LEVEL = 0.05
-"""The error rate below which a corrected p-value counts, matching the 95 % intervals."""
+"""`not shown`: the interval includes zero, or p is not below `LEVEL`. `not tested`: there is no interval."""
 
 BASELINES = ("untuned", "untuned_completion")
 
@@ -36,12 +35,10 @@ class Finding:
 
 
 def verdict(difference: Difference) -> Verdict:
-    """Which way an interval points; one that touches or includes zero shows nothing."""
+    """Which way an interval points; `evaluation.statistics.reading` says when it points nowhere."""
     if difference.low is None or difference.high is None:
         return "not tested"
-    if difference.low > 0:
-        return "higher"
-    return "lower" if difference.high < 0 else "not shown"
+    return statistics.reading(difference.low, difference.high, difference.p)
 
 
 def findings(run: Run) -> list[Finding]:
@@ -69,7 +66,7 @@ def describe(difference: Difference) -> str:
 
 def versus(difference: Difference) -> str:
     """What is compared: `Instruction-tuned against untuned`."""
-    return f"{style(difference.arm).title} against {style(difference.against).title.lower()}"
+    return difference.label or f"{style(difference.arm).title} against {style(difference.against).title.lower()}"
 
 
 def split_title(run: Run, cluster: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openflan.reports.arms import cluster_words, in_order, style
+from openflan.reports.arms import cluster_words, exemplars_words, in_order, style
 from openflan.reports.finding import reading, split_title, verdict, versus
 from openflan.reports.numbers import BLANK, count, interval, p_value, percent, points, points_interval
 from openflan.reports.provenance import entries
@@ -49,6 +49,7 @@ class Grid:
 
 _SCORE_COLUMNS = (
     Column("Arm", number=False),
+    Column("Exemplars"),
     Column("Mean"),
     Column("95 % interval"),
     Column("Deviation"),
@@ -67,20 +68,21 @@ _SCORE_COLUMNS = (
 def score_grid(run: Run) -> Grid:
     """Every arm on every task and cluster, in percent; columns that no row fills are left out."""
     groups = [
-        _score_group(f"{cluster_words(c).capitalize()} (mean)", run.on_cluster(c), total=True) for c in run.clusters
+        _score_group(f"{cluster_words(c).capitalize()} (mean)", run.on_cluster(c), run, total=True)
+        for c in run.clusters
     ]
-    groups += [_score_group(task, run.on_task(task), total=False) for task in run.tasks]
-    return _trim(Grid((Column("Task", number=False), *_SCORE_COLUMNS), tuple(groups)))
+    groups += [_score_group(task, run.on_task(task), run, total=False) for task in run.tasks]
+    return trim(Grid((Column("Task", number=False), *_SCORE_COLUMNS), tuple(groups)))
 
 
 def overview_grid(report: Report) -> Grid:
     """The cluster means of every split."""
     groups = [
-        _score_group(split_title(run, cluster), run.on_cluster(cluster), total=False)
+        _score_group(split_title(run, cluster), run.on_cluster(cluster), run, total=False)
         for run in report.runs
         for cluster in run.clusters
     ]
-    return _trim(Grid((Column("Held out", number=False), *_SCORE_COLUMNS), tuple(groups)))
+    return trim(Grid((Column("Held out", number=False), *_SCORE_COLUMNS), tuple(groups)))
 
 
 def difference_grid(run: Run) -> Grid:
@@ -101,7 +103,7 @@ def difference_grid(run: Run) -> Grid:
         groups.setdefault(d.task or cluster_words(d.cluster), []).append(Row(cells, tuned=verdict(d) == "higher"))
     made = tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items())
     heads = tuple(Column(title, number=title not in ("Compared", "Reading")) for title in columns)
-    return _trim(Grid((Column("On", number=False), *heads), made))
+    return trim(Grid((Column("On", number=False), *heads), made))
 
 
 def dropped_grid(ledger: Mapping[str, Any]) -> Grid | None:
@@ -148,17 +150,18 @@ def mixture_grid(lock: Mapping[str, Any]) -> Grid | None:
         )
         for name, rate in rates.items()
     )
-    return _trim(
+    return trim(
         Grid((Column("", False), Column("Task", False), Column("Share, %"), Column("Rows")), (RowGroup("", rows),))
     )
 
 
-def _score_group(title: str, arms: Mapping[str, Measured], *, total: bool) -> RowGroup:
+def _score_group(title: str, arms: Mapping[str, Measured], run: Run, *, total: bool) -> RowGroup:
     rows: list[Row] = []
     for arm in in_order(arms):
         m = arms[arm]
         cells = (
             Cell(style(arm).title + (" (has seen it)" if style(arm).seen else ""), ""),
+            Cell(exemplars_words(arm, m.shots) if run.has_exemplars else BLANK, "number side"),
             Cell(percent(m.mean), "mean"),
             Cell(interval(m.low, m.high), "range"),
             Cell(percent(m.std), "number side"),
@@ -183,7 +186,7 @@ def _also(measured: Measured) -> str:
     return "; ".join(said) or BLANK
 
 
-def _trim(table: Grid) -> Grid:
+def trim(table: Grid) -> Grid:
     """Without the columns in which every cell is blank."""
     rows = [row for group in table.groups for row in group.rows]
     kept = [i for i in range(len(table.columns) - 1) if any(row.cells[i].text != BLANK for row in rows)]

@@ -21,23 +21,19 @@ from openflan.reports.numbers import BLANK, nats, percent, points
 from openflan.reports.reading import Report, Run, items, mapping
 from openflan.reports.samples import Answer, Asked, Item, pick
 
+_EXEMPLARS_NOTE = (
+    "Exemplars: how many a prompt has, on average where not all of those asked for fitted; they are other rows of the "
+    "same task, never tuned on, read through the same template. "
+)
 WIDTHS: tuple[Width, Width] = ("wide", "narrow")
 
 
 def render_page(report: Report) -> str:
     """The whole page as text."""
-    environment = Environment(
-        loader=PackageLoader("openflan.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = files("openflan.reports").joinpath("templates/report.css").read_text(encoding="utf-8")
     found = [finding for run in report.runs for finding in findings(run)]
-    text = environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         title=page_title(report),
-        css=Markup(css),
         lead=_lead(found),
         findings=[_finding_view(finding) for finding in found],
         notes=report.notes,
@@ -52,7 +48,19 @@ def render_page(report: Report) -> str:
         ],
         footer=_footer(report),
     )
-    return text.strip() + "\n"
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page of the package's look: a template of `templates/` with these values and the style sheet as `css`."""
+    environment = Environment(
+        loader=PackageLoader("openflan.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css = files("openflan.reports").joinpath("templates/report.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(css=Markup(css), **values).strip() + "\n"
 
 
 def page_title(report: Report) -> str:
@@ -127,6 +135,7 @@ def _run_view(run: Run, anchor: str, most_tasks: int) -> dict[str, Any]:
         "figures": dict.fromkeys(("arms", "templates", "differences", "curve"), "")
         | {name: _svgs(drawing, f"{anchor}-{name}") for name, drawing in drawings(run).items()},
         "scores": grids.score_grid(run),
+        "scores_caption": "Score" if run.has_exemplars else "Zero-shot score",
         "scores_note": _scores_note(run),
         "differences": grids.difference_grid(run),
         "split": provenance.split_facts(run),
@@ -156,9 +165,9 @@ def _scores_note(run: Run) -> str:
     said = (
         metrics[0] if len(metrics) == 1 else "; ".join(f"{m} for {', '.join(tasks)}" for m, tasks in by_metric.items())
     )
-    return (
-        f"Metric: {said}. " if said else ""
-    ) + "A cluster's mean weighs its tasks equally; so does a task's mean its templates."
+    metric = f"Metric: {said}. " if said else ""
+    exemplars = _EXEMPLARS_NOTE if run.has_exemplars else ""
+    return f"{metric}{exemplars}A cluster's mean weighs its tasks equally; so does a task's mean its templates."
 
 
 def _samples_note(run: Run, shown: Sequence[Item]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from openflan.errors import RunError
+from openflan.reports.arms import style
 
 RESULT = "result.json"
 FORMAT = 1
@@ -33,6 +34,8 @@ class Measured:
     majority: float | None = None
     n: int | None = None
     templates: int | None = None
+    shots: float | None = None
+    """Exemplars in the prompts, on average."""
     ties: int | None = None
     metric: str = ""
     near_ties: int | None = None
@@ -67,6 +70,8 @@ class Difference:
     p_holm: float | None = None
     n: int | None = None
     smallest_detectable: float | None = None
+    label: str = ""
+    """What is compared, where the names of two arms do not say it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +114,14 @@ class Run:
     def cluster_differences(self) -> tuple[Difference, ...]:
         """The comparisons of whole clusters, without those of single tasks."""
         return tuple(difference for difference in self.differences if not difference.task)
+
+    @property
+    def has_exemplars(self) -> bool:
+        """Whether anything was asked with exemplars."""
+        return any(
+            style(name).shots or any(measured.shots for measured in arm.tasks.values())
+            for name, arm in self.arms.items()
+        )
 
     @property
     def samples(self) -> Path:
@@ -204,6 +217,7 @@ def _measured(name: str, value: Mapping[str, Any]) -> Measured:
         majority=_number(value.get("majority")),
         n=_count(value.get("n")),
         templates=_count(value.get("templates")) or (len(by_template) or None),
+        shots=_number(value.get("shots")),
         ties=_count(value.get("ties")),
         metric=str(value.get("metric") or ""),
         near_ties=_count(value.get("near_ties")),

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from openflan.reports.arms import cluster_words, in_order, style
+from openflan.reports.arms import cluster_words, exemplars_words, in_order, style
 from openflan.reports.finding import findings, main_arm, reading, verdict, versus
 from openflan.reports.numbers import count, interval, percent, points, points_interval
 from openflan.reports.reading import Measured, Report, report_of
@@ -24,7 +24,7 @@ def render_table(results: Mapping[str, Any]) -> RenderableType:
     `results` is what result.json holds. Raises RunError where it is of another format.
     """
     report = report_of(results)
-    return Group(*_sentences(report), Text(), _scores(report), Text(), _differences(report), _legend())
+    return Group(*_sentences(report), Text(), _scores(report), Text(), _differences(report), _legend(report))
 
 
 def _sentences(report: Report) -> list[Text]:
@@ -47,25 +47,25 @@ def _table(*columns: tuple[str, bool]) -> Table:
 
 def _scores(report: Report) -> Table:
     """One line an arm, so that any number of arms fits any terminal."""
-    table = _table(
-        ("on", False), ("arm", False), ("mean", True), ("95 % interval", True), ("chance", True), ("n", True)
-    )
+    exemplars = any(run.has_exemplars for run in report.runs)
+    columns = [("mean", True), ("95 % interval", True), ("chance", True), ("n", True)]
+    table = _table(("on", False), ("arm", False), *([("shots", True)] if exemplars else []), *columns)
     for run in report.runs:
         for cluster in run.clusters:
-            _add_arms(table, cluster_words(cluster), run.on_cluster(cluster))
+            _add_arms(table, cluster_words(cluster), run.on_cluster(cluster), exemplars=exemplars)
         # The tasks of several runs would bury the finding; the page has them.
         for task in run.tasks if len(report.runs) == 1 else ():
-            _add_arms(table, task, run.on_task(task))
+            _add_arms(table, task, run.on_task(task), exemplars=exemplars)
     return table
 
 
-def _add_arms(table: Table, name: str, measured: Mapping[str, Measured]) -> None:
+def _add_arms(table: Table, name: str, measured: Mapping[str, Measured], *, exemplars: bool) -> None:
     for index, arm in enumerate(in_order(measured)):
         m, tone = measured[arm], ACCENT if arm == "tuned" else ""
+        shots = [Text(exemplars_words(arm, m.shots), tone)] if exemplars else []
         aside = [Text(text, "dim") for text in (interval(m.low, m.high), percent(m.chance), count(m.n))]
-        table.add_row(
-            name if index == 0 else "", Text(style(arm).title.lower(), tone), Text(percent(m.mean), tone), *aside
-        )
+        title = Text(style(arm).title.lower(), tone)
+        table.add_row(name if index == 0 else "", title, *shots, Text(percent(m.mean), tone), *aside)
 
 
 def _differences(report: Report) -> Table:
@@ -84,5 +84,8 @@ def _differences(report: Report) -> Table:
     return table
 
 
-def _legend() -> Text:
-    return Text("Percent; means over templates; intervals of 95 % from resampled items.", "dim")
+def _legend(report: Report) -> Text:
+    said = "Percent; means over templates; intervals of 95 % from resampled items."
+    if any(run.has_exemplars for run in report.runs):
+        said += " Shots: exemplars in a prompt, on average where not all fitted."
+    return Text(said, "dim")

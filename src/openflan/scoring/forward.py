@@ -10,11 +10,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEAD_POSITIONS = 512
-"""Positions whose logits exist at one time: with 150k words these take 300 MB."""
+Array = npt.NDArray[np.int64]
+
+HEAD_VALUES = 1 << 22
+"""Logits that exist at one time: 16 MB in float32, so that they are read again while still in a cache."""
+FEWEST_POSITIONS, MOST_POSITIONS = 64, 512
+SUMMED_POSITIONS = 16
+"""The log-sum-exp makes a copy of its argument, which is to stay in a cache as well."""
+PROBED = 8
+"""Tokens on which body and head are tried."""
 log = logging.getLogger(__name__)
 
 # B = sequences in the batch, T = tokens of the longest, H = hidden size, M = scored positions, V = vocabulary.
@@ -29,6 +39,10 @@ class Readout:
     head: "Callable[[Tensor], Tensor]"
     """[M, H] -> logits [M, V] in float32"""
     device: Any
+    module: Any
+    """What `body` calls."""
+    whole: bool = False
+    """The module is the whole model: the body gives logits, the head nothing new."""
 
 
 @contextmanager
@@ -45,6 +59,27 @@ def inference(model: Any) -> Generator[None]:
         model.train(training)
 
 
+def token_nats(model: Readout, hidden: "Tensor", rows: Array, tokens: Array) -> "npt.NDArray[np.float32]":
+    """[K] the log-probability of each of `tokens` [K] at each of `rows` [K] of `hidden` [M, H]; rows are in order.
+
+    The head runs once for each of M, however many tokens are asked for there; the log-softmax is float32.
+    """
+    import torch
+
+    found = np.empty(len(rows), np.float32)
+    start, step = 0, FEWEST_POSITIONS if hidden.device.type == "cpu" else MOST_POSITIONS
+    while start < len(hidden):
+        logits = model.head(hidden[start : start + step])  # [at most step, V]
+        total = torch.cat([part.logsumexp(-1) for part in logits.split(SUMMED_POSITIONS)])
+        some = slice(*np.searchsorted(rows, (start, start + len(logits))))
+        at = torch.from_numpy(rows[some] - start).to(logits.device)
+        nats = logits[at, torch.from_numpy(tokens[some]).to(logits.device)] - total[at]
+        found[some] = nats.cpu().numpy()
+        start += len(logits)
+        step = min(max(HEAD_VALUES // logits.shape[1], FEWEST_POSITIONS), MOST_POSITIONS)
+    return found
+
+
 def readout(model: Any, probe_ids: tuple[int, ...]) -> Readout:
     """The model's body and head, proven on `probe_ids` to make the model's own logits.
 
@@ -54,12 +89,12 @@ def readout(model: Any, probe_ids: tuple[int, ...]) -> Readout:
     import torch
 
     device = next(model.parameters()).device
-    whole = Readout(_whole(model), lambda logits: logits.float(), device)
+    whole = Readout(whole_logits(model), lambda logits: logits.float(), device, model, whole=True)
     halves = _halves(model, device)
     if halves is None:
         log.warning("%s: body and head not told apart; scoring with full logits", type(model).__name__)
         return whole
-    ids = torch.tensor([probe_ids[:32]], device=device)
+    ids = torch.tensor([probe_ids[:PROBED]], device=device)
     mask = torch.ones_like(ids)
     logits = whole.body(ids, mask)[0]
     expected, got = logits.float(), halves.head(halves.body(ids, mask)[0])
@@ -81,10 +116,11 @@ def _halves(model: Any, device: Any) -> Readout | None:
     def states(ids: "Tensor", mask: "Tensor") -> "Tensor":
         return body(**_inputs(accepted, ids, mask)).last_hidden_state
 
-    return Readout(states, lambda hidden: head(hidden).float(), device)
+    return Readout(states, lambda hidden: head(hidden).float(), device, body)
 
 
-def _whole(model: Any) -> "Callable[[Tensor, Tensor], Tensor]":
+def whole_logits(model: Any) -> "Callable[[Tensor, Tensor], Tensor]":
+    """The model as (ids [B, T], attention mask [B, T]) -> logits [B, T, V]."""
     accepted = accepted_arguments(model)
 
     def logits(ids: "Tensor", mask: "Tensor") -> "Tensor":

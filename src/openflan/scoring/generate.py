@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 8192
 MAX_NEW_TOKENS = 256
 """The paper's target length (Wei et al. 2022 section 2.4)."""
-ENGINE = "greedy-1"
+SHARED_TOKENS, SHARED_PROMPTS = 32, 4
+"""The shortest common beginning that is computed once, and the fewest prompts it is done for."""
+ENGINE = "greedy-2"
 """Part of the store's key: changes whenever the output may."""
 
 Ids = tuple[int, ...]
@@ -78,20 +80,21 @@ def generate(
 
     Generation ends at the tokenizer's EOS, at a text of `stops` (by default what stands between exemplars in the
     model's prompt format), at `max_new_tokens`, or where the model's context is full. Stop texts are looked for in the
-    text after the prompt only, wherever token borders fall in them. `report` gets the number of prompts answered.
+    text after the prompt only, wherever token borders fall in them. Prompts that begin alike, as few-shot ones do, have
+    their common beginning computed once for a batch. `report` gets the number of prompts answered.
 
-    Raises ModelError for ids used twice and for prompts that leave no room in the model's context.
+    Raises ModelError for ids used twice, for prompts that leave no room in the model's context and for a budget of no
+    token.
     """
+    if max_new_tokens < 1:
+        raise ModelError(f"max_new_tokens is {max_new_tokens}: at least one token is generated")
     if lm.prefix_ids:
         requests = [GenerationRequest(request.id, lm.prefix_ids + request.prompt_ids) for request in requests]
     _check(requests, lm.context)
     if not requests:
         return []
     rules = _Rules.of(lm, max_new_tokens, stops)
-    order = sorted(
-        range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), requests[i].prompt_ids, requests[i].id)
-    )
-    ordered = [requests[i] for i in order]
+    ordered = [request for group in _groups(requests) for request in group]
     found: dict[str, Generation] = {}
     with inference(lm.model):
 
@@ -162,6 +165,12 @@ class _Rules:
             lm.context,
         )
 
+    @property
+    def window(self) -> int:
+        """Tokens at the end of a text in which a stop that has just been completed lies whole."""
+        # A token that is text has at least one byte; some more for tokens that are none.
+        return 16 + max(len(stop.encode()) for stop in self.stops)
+
     def room(self, prompt_length: int) -> int:
         """New tokens allowed after a prompt of that many."""
         return self.max_new_tokens if self.context is None else min(self.max_new_tokens, self.context - prompt_length)
@@ -183,16 +192,23 @@ class _Writing:
             self.ended = "eos"
             return
         self.token_ids.append(token_id)
-        if self.rules.stops and any(stop in self.text() for stop in self.rules.stops):
+        if self.rules.stops and self._stopped():
             self.ended = "stop"
         elif len(self.token_ids) >= self.rules.room(len(self.request.prompt_ids)):
             self.ended = "length"
 
-    def text(self) -> str:
-        # Decoded behind the prompt's last token: alone, many tokenizers would drop a leading space.
-        last = self.request.prompt_ids[-1:]
-        before, whole = self.rules.decode(last), self.rules.decode([*last, *self.token_ids])
-        return whole[len(before) :] if whole.startswith(before) else self.rules.decode(self.token_ids)
+    def _stopped(self) -> bool:
+        # Only the end is looked at: what stood before it was looked at when it was written.
+        text = self.text(max(0, len(self.token_ids) - self.rules.window))
+        return any(stop in text for stop in self.rules.stops)
+
+    def text(self, start: int = 0) -> str:
+        """What was written from token `start` on."""
+        # Decoded behind the token before it: alone, many tokenizers would drop a leading space.
+        last = self.token_ids[start - 1 : start] if start else list(self.request.prompt_ids[-1:])
+        tail = self.token_ids[start:]
+        before, whole = self.rules.decode(last), self.rules.decode([*last, *tail])
+        return whole[len(before) :] if whole.startswith(before) else self.rules.decode(tail)
 
     def result(self) -> Generation:
         assert self.ended is not None
@@ -201,44 +217,106 @@ class _Writing:
         return Generation(self.request.id, text[: min(cuts)] if cuts else text, tuple(self.token_ids), self.ended)
 
 
+def _groups(requests: Sequence[GenerationRequest]) -> list[list[GenerationRequest]]:
+    """Prompts that begin alike together, the others as the last group; the longest prompts of a group first.
+
+    Alike: `SHARED_TOKENS` at least, and half of every prompt, so that a batch is not mostly padding.
+    """
+    groups: list[list[GenerationRequest]] = []
+    shared = 0
+    for request in sorted(requests, key=lambda request: (request.prompt_ids, request.id)):
+        prompt = request.prompt_ids
+        if groups:
+            shared = min(shared, _common(groups[-1][0].prompt_ids, prompt))
+        if groups and shared >= SHARED_TOKENS and 2 * shared >= max(len(prompt), len(groups[-1][0].prompt_ids)):
+            groups[-1].append(request)
+        else:
+            groups.append([request])
+            shared = len(prompt)
+    alike = [group for group in groups if len(group) >= SHARED_PROMPTS]
+    others = [request for group in groups if len(group) < SHARED_PROMPTS for request in group]
+    for group in (*alike, others):
+        group.sort(key=lambda request: (-len(request.prompt_ids), request.prompt_ids, request.id))
+    return [*alike, others] if others else alike
+
+
+def _common(first: Ids, second: Ids) -> int:
+    """How many tokens two prompts begin with alike."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
 def _batches(
     requests: Sequence[GenerationRequest], rules: _Rules, batch_tokens: int
 ) -> Iterable[Sequence[GenerationRequest]]:
-    start = 0
-    while start < len(requests):
-        longest = len(requests[start].prompt_ids)
-        size = max(1, batch_tokens // (longest + rules.room(longest)))
-        yield requests[start : start + size]
-        start += size
+    for group in _groups(requests):
+        start = 0
+        while start < len(group):
+            longest = len(group[start].prompt_ids)
+            size = max(1, batch_tokens // (longest + rules.room(longest)))
+            yield group[start : start + size]
+            start += size
 
 
 def _continue(lm: "LanguageModel", batch: Sequence[GenerationRequest], rules: _Rules) -> list[Generation]:
-    """All of a batch, prompts padded on the left, keys and values kept."""
+    """All of a batch, prompts padded on the left, keys and values kept; texts that have ended leave the batch."""
     import torch
 
     model: Any = lm.model
     device = next(model.parameters()).device
     writing = [_Writing(request, rules) for request in batch]
-    longest = max(len(request.prompt_ids) for request in batch)
+    shared, cache = _shared_beginning(model, [request.prompt_ids for request in batch], device)
+    rests = [request.prompt_ids[shared:] for request in batch]
+    longest = max(map(len, rests))
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     mask = torch.zeros(len(batch), longest, dtype=torch.long)
-    for row, request in enumerate(batch):
-        ids[row, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-        mask[row, longest - len(request.prompt_ids) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    cache: Any = None
-    for one in writing:
-        if rules.room(len(one.request.prompt_ids)) < 1:
-            one.ended = "length"
-    while any(one.ended is None for one in writing):
+    for row, rest in enumerate(rests):
+        ids[row, longest - len(rest) :] = torch.tensor(rest)
+        mask[row, longest - len(rest) :] = 1
+    ids = ids.to(device)
+    mask = torch.cat([torch.ones(len(batch), shared, dtype=torch.long), mask], dim=1).to(device)
+    rows = writing
+    while True:
         logits, cache = _next(model, ids, mask, cache)
         token_ids = logits.argmax(-1)
         chosen: list[int] = cast(Any, token_ids).tolist()
-        for one, token_id in zip(writing, chosen, strict=True):
+        for one, token_id in zip(rows, chosen, strict=True):
             one.add(token_id)
+        going = [row for row, one in enumerate(rows) if one.ended is None]
+        if not going:
+            return [one.result() for one in writing]
         ids = token_ids[:, None]
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-    return [one.result() for one in writing]
+        # Taking rows out copies all keys and values, so not at every end. A cache of another kind keeps its rows.
+        if 2 * len(going) <= len(rows) and hasattr(cache, "batch_select_indices"):
+            kept = torch.tensor(going, device=device)
+            cache.batch_select_indices(kept)
+            ids, mask, rows = ids[kept], mask[kept], [rows[row] for row in going]
+
+
+def _shared_beginning(model: Any, prompts: Sequence[Ids], device: Any) -> tuple[int, Any]:
+    """The length of the beginning that all prompts share, and its keys and values, once for each; (0, None) for none.
+
+    Padding then stands between it and what follows, which is right where attention goes by mask and positions alone:
+    not where a layer counts places, looks back a number of them, or keeps a state.
+    """
+    import torch
+
+    shared = min(min(_common(prompts[0], prompt), len(prompt) - 1) for prompt in prompts)
+    config = model.config.get_text_config() if hasattr(model, "config") else None
+    if config is None or len(prompts) < SHARED_PROMPTS or shared < SHARED_TOKENS:
+        return 0, None
+    kinds: set[str] = set(getattr(config, "layer_types", None) or ())
+    windowed = getattr(config, "sliding_window", None) is not None or kinds - {"full_attention"}
+    if windowed or "position_ids" not in accepted_arguments(model):
+        return 0, None
+    ids = torch.tensor([prompts[0][:shared]], device=device)
+    _, cache = _next(model, ids, torch.ones_like(ids), None)
+    if not hasattr(cache, "batch_repeat_interleave"):
+        return 0, None
+    cache.batch_repeat_interleave(len(prompts))
+    return shared, cache
 
 
 def _next(model: Any, ids: "Tensor", mask: "Tensor", cache: Any) -> "tuple[Tensor, Any]":

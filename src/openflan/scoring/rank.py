@@ -1,31 +1,35 @@
 """Rank classification: the log-probability of every token of every option.
 
 Takes `ScoreRequest`s (one prompt, its options, in ids), gives `OptionScores` in nats. An option's score is the sum over
-its tokens (FLAN's rule, after the T5 library's rank classification); per-token values come back so that any other
-normalisation can be made of them. Read next: `forward.py`, then `evaluation/metrics.py`.
+its tokens (FLAN's rule, after the T5 library's rank classification); per-token values come back, so that the other
+normalisations are made of the same pass. Read next: `plan.py`, then `tree.py`.
 """
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from openflan.errors import ModelError, Problem
-from openflan.scoring.forward import HEAD_POSITIONS, Readout, inference, readout
-from openflan.scoring.store import CHUNK_ITEMS, in_chunks
+from openflan.scoring import padded
+from openflan.scoring.forward import Readout, inference, readout
+from openflan.scoring.padded import Nats, Spent, score_padded
+from openflan.scoring.plan import chunk_borders, make_plan, unique_tokens
+from openflan.scoring.store import in_chunks
 
 if TYPE_CHECKING:
     from openflan.encoding.encode import EncodedOptions
     from openflan.models.load import LanguageModel
 
-BATCH_TOKENS = 8192
-ENGINE = "padded-1"
-"""Part of the store's key: changes whenever the numbers may."""
+CHUNK_REQUESTS = 512
+"""A killed run loses at most the work on these."""
+NOISE_NATS = {"torch.float32": 4e-4, "torch.float16": 0.03, "torch.bfloat16": 0.25}
+"""Two options closer than this may change places between two correct engines: each sum is right to half of it."""
 
 Ids = tuple[int, ...]
 log = logging.getLogger(__name__)
@@ -41,11 +45,18 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class UnconditionalRequest(ScoreRequest):
+    """The options of another request after a context that says nothing of them; for `pmi` and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
 class OptionScores:
     """Log-probability in nats of each token of each option, in the request's order."""
 
     id: str
     logprobs: tuple[tuple[float, ...], ...]
+    problem: str = ""
+    """Why there are none, where bad requests are skipped."""
 
     @property
     def sums(self) -> tuple[float, ...]:
@@ -57,13 +68,38 @@ class OptionScores:
         """The number of tokens of each option."""
         return tuple(map(len, self.logprobs))
 
+    @property
+    def per_token(self) -> tuple[float, ...]:
+        """Nats for each option's token, on average."""
+        return tuple(total / number for total, number in zip(self.sums, self.tokens, strict=True))
+
+    def per_byte(self, options: Sequence[str]) -> tuple[float, ...]:
+        """Nats for each UTF-8 byte of the options' texts, on average."""
+        sizes = [len(option.encode()) for option in options]
+        return tuple(total / size for total, size in zip(self.sums, sizes, strict=True))
+
+    def pmi(self, unconditional: "OptionScores") -> tuple[float, ...]:
+        """Pointwise mutual information of prompt and option: how much likelier the prompt makes each option, in nats.
+
+        `unconditional` are the scores of this request's `UnconditionalRequest`. Source: Holtzman et al. 2021.
+        """
+        if (self.id, self.tokens) != (unconditional.id, unconditional.tokens):
+            raise ModelError(f"{self.id}: unconditional scores are those of other options ({unconditional.id})")
+        return tuple(total - alone for total, alone in zip(self.sums, unconditional.sums, strict=True))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringCost:
     """What scoring took, against a scorer that feeds prompt and option again for each option."""
 
+    engine: str = ""
+    """How: "trees", or "padded texts" and why; with oneDNN where that multiplied."""
     requests: int = 0
     """Answered so far, from the store or computed."""
+    ties: int = 0
+    """Of these, where two different options are exactly as likely and likelier than the rest: the first one counts."""
+    close: int = 0
+    """Of these, where the two likeliest options differ by less than the numeric noise."""
     stored: int = 0
     """Of these, read from the store; nothing below counts them."""
     options: int = 0
@@ -73,16 +109,20 @@ class ScoringCost:
     positions: int = 0
     """Where the head was applied."""
     row_per_option_tokens: int = 0
+    floor_tokens: int = 0
+    """Of all requests, stored ones too, with nothing computed twice."""
 
     def __add__(self, other: "ScoringCost") -> "ScoringCost":
-        return ScoringCost(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+        return ScoringCost(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
     def __str__(self) -> str:
-        saved = f" ({self.row_per_option_tokens / self.tokens:.1f}x fewer)" if self.tokens else ""
-        return (
-            f"{self.requests:,} requests ({self.stored:,} from the store), {self.options:,} options scored: "
-            f"{self.tokens:,} tokens computed, {self.row_per_option_tokens:,} with one row per option{saved}"
-        )
+        said = f"{self.requests:,} requests ({self.stored:,} from the store), {self.options:,} options scored"
+        if self.tokens:
+            ratio = self.row_per_option_tokens / self.tokens
+            floor = "" if self.stored else f" (floor {self.floor_tokens:,})"
+            said += f" as {self.engine}: {self.tokens:,} tokens computed{floor}"
+            said += f", {self.row_per_option_tokens:,} with one row per option ({ratio:.1f}x fewer)"
+        return f"{said}; {self.ties:,} ties, {self.close:,} more within numeric noise"
 
 
 def requests_of(encoded: "Iterable[EncodedOptions]") -> list[ScoreRequest]:
@@ -90,174 +130,217 @@ def requests_of(encoded: "Iterable[EncodedOptions]") -> list[ScoreRequest]:
     return [ScoreRequest(f"{e.task} {e.row_id} {e.template}", e.prompt_ids, e.option_ids) for e in encoded]
 
 
+def unconditional_requests(requests: Iterable[ScoreRequest], context_ids: Ids) -> list[UnconditionalRequest]:
+    """The same options after `context_ids`: the BOS, say, or a bare "Answer:"."""
+    return [UnconditionalRequest(request.id, context_ids, request.option_ids) for request in requests]
+
+
 def score(
     lm: "LanguageModel",
     requests: Sequence[ScoreRequest],
     *,
     store: Path | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-    chunk_requests: int = CHUNK_ITEMS,
+    strict: bool = False,
+    skip: bool = False,
+    batch_tokens: int | None = None,
+    kept_bytes: int | None = None,
+    chunk_requests: int = CHUNK_REQUESTS,
     report: Callable[[ScoringCost], None] | None = None,
 ) -> list[OptionScores]:
     """The scores of each request, in the order given; logits are float32 before the log-softmax.
 
-    Requests are taken in the order of their tokens, so that texts with a common beginning meet in one chunk, and every
-    chunk is computed on its own: a `store` left by a killed run changes nothing but the time. `report` gets the running
-    cost after each chunk.
+    Every token that requests share is computed once (see `plan.py`). A model that cannot be scored so is scored by
+    padded batches, with a warning that says why. Requests are taken in the order of their tokens, and every chunk is
+    computed on its own: a `store` left by a killed run changes nothing but the time. `report` gets the running cost
+    after each chunk.
 
-    Raises ModelError for ids used twice, for an empty prompt or option, for text beyond the model's context, and where
-    the model gives a value that is not finite.
+    strict: torch's own matrix products in any case, see `gemm.py`. batch_tokens: in one pass through the model.
+    kept_bytes: keys and values of shared beginnings kept at one time.
+
+    Raises ModelError for ids used twice, and for requests that have an empty prompt or option, do not fit the model's
+    context or get a value that is not finite; with `skip` these get an `OptionScores` that names the problem instead.
     """
     if lm.prefix_ids:
         requests = [ScoreRequest(r.id, lm.prefix_ids + r.prompt_ids, r.option_ids) for r in requests]
-    _check(requests, lm.context)
-    if not requests:
-        return []
-    order = sorted(range(len(requests)), key=lambda i: (requests[i].prompt_ids, requests[i].option_ids, requests[i].id))
-    ordered = [requests[i] for i in order]
-    cost = ScoringCost()
-    scores: dict[str, OptionScores] = {}
-    with inference(lm.model):
-        model = readout(lm.model, ordered[0].prompt_ids + ordered[0].option_ids[0][:-1])
-
-        def compute(chunk: Sequence[ScoreRequest]) -> list[dict[str, Any]]:
-            nonlocal cost
-            found, spent = _score_chunk(model, chunk, batch_tokens)
-            cost += spent
-            return [{"id": one.id, "logprobs": one.logprobs} for one in found]
-
-        def content(request: ScoreRequest) -> list[Any]:
-            return [request.id, request.prompt_ids, request.option_ids]
-
-        key = [ENGINE, lm.identity, str(next(lm.model.parameters()).dtype), batch_tokens]
-        chunks = in_chunks(ordered, compute, key=key, content=content, folder=store, chunk_items=chunk_requests)
-        for records, stored in chunks:
-            for record in records:
-                scores[record["id"]] = OptionScores(record["id"], tuple(map(tuple, record["logprobs"])))
-            cost += ScoringCost(requests=len(records), stored=len(records) if stored else 0)
-            if report is not None:
-                report(cost)
-    log.info("score  %s", cost)
-    return [scores[request.id] for request in requests]
+    problems = request_problems(requests, lm.context)
+    if problems and not skip:
+        raise ModelError(problems)
+    repeated = [problem for problem in problems if problem.what == REPEATED]
+    if repeated:
+        raise ModelError(repeated)
+    bad = {problem.where: problem.what for problem in problems}
+    good = [request for request in requests if request.id not in bad]
+    scores = _score_all(lm, good, store, strict, batch_tokens, kept_bytes, chunk_requests, report) if good else {}
+    infinite = [Problem(name, INFINITE) for name, one in scores.items() if not _is_finite(one)]
+    if infinite and not skip:
+        raise ModelError(infinite)
+    bad |= {problem.where: problem.what for problem in infinite}
+    return [OptionScores(r.id, (), bad[r.id]) if r.id in bad else scores[r.id] for r in requests]
 
 
-def _check(requests: Sequence[ScoreRequest], context: int | None) -> None:
+REPEATED = "id used by two requests"
+INFINITE = "the model gave a log-probability that is not finite"
+
+
+def request_problems(requests: Sequence[ScoreRequest], context: int | None) -> list[Problem]:
+    """What keeps requests from being scored by a model that reads `context` tokens."""
     problems: list[Problem] = []
     seen: set[str] = set()
     for request in requests:
         if request.id in seen:
-            problems.append(Problem(request.id, "id used by two requests"))
+            problems.append(Problem(request.id, REPEATED))
         seen.add(request.id)
         if not request.prompt_ids or not request.option_ids or not all(request.option_ids):
             problems.append(Problem(request.id, "the prompt and every option need at least one token"))
-        elif context is not None:
-            length = len(request.prompt_ids) + max(map(len, request.option_ids)) - 1
-            if length > context:
-                problems.append(Problem(request.id, f"{length} tokens, the model reads {context}"))
-    if problems:
-        raise ModelError(problems)
+        elif context is not None and (length := _longest(request)) > context:
+            problems.append(Problem(request.id, f"{length} tokens, the model reads {context}"))
+    return problems
 
 
-@dataclass(slots=True)
-class _Sequence:
-    """A text to feed, and what is read off it: at position p, the log-probability of token t goes to place s."""
-
-    ids: Ids
-    wanted: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+def _longest(request: ScoreRequest) -> int:
+    """Tokens fed for the longest option, whose last token is only predicted."""
+    return len(request.prompt_ids) + max(map(len, request.option_ids)) - 1
 
 
-def _plan(requests: Sequence[ScoreRequest]) -> list[_Sequence]:
-    """The texts to feed, longest first; places count every option token of every request in order.
-
-    An option's last token is only predicted, never fed. A text that begins another is read off that other one, so
-    single-token options cost nothing beyond their prompt.
-    """
-    texts = sorted({r.prompt_ids + option[:-1] for r in requests for option in r.option_ids}, reverse=True)
-    hosts: dict[Ids, _Sequence] = {}
-    host = _Sequence(())
-    for text in texts:  # from the last, so that a text follows the longest one it begins
-        if host.ids[: len(text)] != text:
-            host = _Sequence(text)
-        hosts[text] = host
-    place = 0
-    for request in requests:
-        start = len(request.prompt_ids) - 1
-        for option in request.option_ids:
-            wanted = hosts[request.prompt_ids + option[:-1]].wanted
-            wanted.extend((start + k, token, place + k) for k, token in enumerate(option))
-            place += len(option)
-    distinct = {id(sequence): sequence for sequence in hosts.values()}.values()
-    return sorted(distinct, key=lambda sequence: (-len(sequence.ids), sequence.ids))
+def _is_finite(scores: OptionScores) -> bool:
+    return all(math.isfinite(value) for tokens in scores.logprobs for value in tokens)
 
 
-def _batches(sequences: Sequence[_Sequence], batch_tokens: int) -> Iterable[Sequence[_Sequence]]:
-    start = 0
-    while start < len(sequences):
-        size = max(1, batch_tokens // len(sequences[start].ids))
-        yield sequences[start : start + size]
-        start += size
+def _score_all(
+    lm: "LanguageModel",
+    requests: Sequence[ScoreRequest],
+    store: Path | None,
+    strict: bool,
+    batch_tokens: int | None,
+    kept_bytes: int | None,
+    chunk_requests: int,
+    report: Callable[[ScoringCost], None] | None,
+) -> dict[str, OptionScores]:
+    order = sorted(range(len(requests)), key=lambda i: (requests[i].prompt_ids, requests[i].option_ids, requests[i].id))
+    ordered = [requests[i] for i in order]
+    scores: dict[str, OptionScores] = {}
+    dtype = str(lm.model.dtype)
+    with inference(lm.model), contextlib.ExitStack() as stack:
+        accelerated = not strict and _accelerate(lm, stack)
+        engine = _engine(lm, ordered, batch_tokens, kept_bytes, stack)
+        cost = ScoringCost(engine=engine.name + " with oneDNN" * accelerated, floor_tokens=unique_tokens(ordered))
 
+        def compute(chunk: Sequence[ScoreRequest]) -> list[dict[str, Any]]:
+            nonlocal cost
+            values, spent = engine.score(chunk)
+            cost += ScoringCost(
+                options=sum(len(r.option_ids) for r in chunk),
+                tokens=spent.tokens,
+                padding=spent.padding,
+                positions=spent.positions,
+                row_per_option_tokens=sum(len(r.prompt_ids) + len(o) - 1 for r in chunk for o in r.option_ids),
+            )
+            return [
+                record if all(None not in tokens for tokens in record["logprobs"]) else again(request)
+                for request, record in zip(chunk, _records(chunk, values), strict=True)
+            ]
 
-def _score_chunk(
-    model: Readout, requests: Sequence[ScoreRequest], batch_tokens: int
-) -> tuple[list[OptionScores], ScoringCost]:
-    sequences = _plan(requests)
-    values = np.full(sum(len(option) for r in requests for option in r.option_ids), np.nan, np.float32)
-    padding = positions = 0
-    for batch in _batches(sequences, batch_tokens):
-        padding += sum(len(batch[0].ids) - len(sequence.ids) for sequence in batch)
-        positions += _score_batch(model, batch, values)
-    scores = _unflatten(requests, values)
-    cost = ScoringCost(
-        options=sum(len(r.option_ids) for r in requests),
-        tokens=sum(len(sequence.ids) for sequence in sequences),
-        padding=padding,
-        positions=positions,
-        row_per_option_tokens=sum(len(r.prompt_ids) + len(o) - 1 for r in requests for o in r.option_ids),
-    )
-    return scores, cost
+        def again(request: ScoreRequest) -> dict[str, Any]:
+            # Attention multiplies what it masks by zero, and zero times infinity is not a number: a request may have
+            # caught it from a neighbour in the same tree.
+            return _records([request], engine.score([request])[0])[0]
 
+        def content(request: ScoreRequest) -> list[Any]:
+            return [request.id, request.prompt_ids, request.option_ids]
 
-def _score_batch(model: Readout, batch: Sequence[_Sequence], values: npt.NDArray[np.float32]) -> int:
-    """Fills in the places this batch is read for; gives the number of positions the head was applied at."""
-    import torch
-
-    longest = len(batch[0].ids)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask = torch.zeros(len(batch), longest, dtype=torch.long)
-    for row, sequence in enumerate(batch):
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        mask[row, : len(sequence.ids)] = 1
-    hidden = model.body(ids.to(model.device), mask.to(model.device)).flatten(0, 1)
-
-    wanted = np.array(
-        [(row * longest + position, token, place) for row, s in enumerate(batch) for position, token, place in s.wanted]
-    )
-    wanted = wanted[np.argsort(wanted[:, 0], kind="stable")]
-    scored, which = np.unique(wanted[:, 0], return_inverse=True)
-    for start in range(0, len(scored), HEAD_POSITIONS):
-        at = torch.as_tensor(scored[start : start + HEAD_POSITIONS], device=hidden.device)
-        logits = model.head(hidden[at])  # [M, V]
-        some = slice(*np.searchsorted(which, [start, start + HEAD_POSITIONS]))
-        rows = torch.as_tensor(which[some] - start, device=hidden.device)
-        tokens = torch.as_tensor(wanted[some, 1], device=hidden.device)
-        nats = logits[rows, tokens] - logits.logsumexp(-1)[rows]
-        values[wanted[some, 2]] = nats.cpu().numpy()
-    return len(scored)
-
-
-def _unflatten(requests: Sequence[ScoreRequest], values: npt.NDArray[np.float32]) -> list[OptionScores]:
-    scores: list[OptionScores] = []
-    problems: list[Problem] = []
-    place = 0
-    for request in requests:
-        logprobs: list[tuple[float, ...]] = []
-        for option in request.option_ids:
-            logprobs.append(tuple(values[place : place + len(option)].tolist()))
-            place += len(option)
-        if not all(math.isfinite(value) for tokens in logprobs for value in tokens):
-            problems.append(Problem(request.id, "the model gave a log-probability that is not finite"))
-        scores.append(OptionScores(request.id, tuple(logprobs)))
-    if problems:
-        raise ModelError(problems)
+        key = [engine.key, lm.identity, dtype, lm.model.device.type, accelerated]
+        borders = chunk_borders(ordered, chunk_requests)
+        done = 0
+        for records, stored in in_chunks(ordered, compute, key=key, content=content, folder=store, borders=borders):
+            for request, record in zip(ordered[done:], records, strict=False):
+                one = _option_scores(record)
+                scores[one.id] = one
+                tie, near = _undecided(request, one, NOISE_NATS.get(dtype, 0.0))
+                cost += ScoringCost(requests=1, stored=int(stored), ties=int(tie), close=int(near))
+            done += len(records)
+            if report is not None:
+                report(cost)
+    log.info("score  %s", cost)
     return scores
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Engine:
+    name: str
+    """For people."""
+    key: list[Any]
+    """For the store: what the numbers depend on."""
+    score: Callable[[Sequence[ScoreRequest]], tuple[Nats, Spent]]
+
+
+def _accelerate(lm: "LanguageModel", stack: contextlib.ExitStack) -> bool:
+    from openflan.scoring.gemm import onednn_is_faster, onednn_linear
+
+    if lm.model.device.type != "cpu" or str(lm.model.dtype) != "torch.float32" or not onednn_is_faster():
+        return False
+    stack.enter_context(onednn_linear())
+    return True
+
+
+def _engine(
+    lm: "LanguageModel",
+    requests: Sequence[ScoreRequest],
+    batch_tokens: int | None,
+    kept_bytes: int | None,
+    stack: contextlib.ExitStack,
+) -> _Engine:
+    """Trees where they are right for this model and these requests; `stack` puts the model back as it was."""
+    from openflan.scoring import tree
+
+    model = readout(lm.model, requests[0].prompt_ids + requests[0].option_ids[0][:-1])
+    check, scorer = tree.set_up_tree(lm, model)
+    reason, longest = check.reason, max(map(_longest, requests))
+    if check.window is not None and longest > check.window:
+        reason = f"{lm.name}: its sliding window of {check.window} tokens is shorter than a text of {longest}"
+    if scorer is None or reason is not None:
+        return _padded_engine(lm, model, batch_tokens, str(reason))
+    log.debug("%s: %s", lm.name, check)
+    stack.enter_context(scorer.ready(lm.model))
+    pass_tokens = batch_tokens or tree.PASS_TOKENS.get(lm.model.device.type, tree.PASS_TOKENS["cpu"])
+    kept_tokens = (tree.KEPT_BYTES if kept_bytes is None else kept_bytes) // check.token_bytes
+
+    def as_trees(chunk: Sequence[ScoreRequest]) -> tuple[Nats, Spent]:
+        return scorer.score(make_plan(chunk, pass_tokens=pass_tokens, kept_tokens=kept_tokens))
+
+    return _Engine("trees", [tree.NAME, pass_tokens, kept_tokens, check.pruned], as_trees)
+
+
+def _padded_engine(lm: "LanguageModel", model: Readout, batch_tokens: int | None, reason: str) -> _Engine:
+    log.warning("%s is scored by padded texts, which takes several times as long: %s", lm.name, reason)
+    size = batch_tokens or padded.BATCH_TOKENS
+    return _Engine(f"padded texts ({reason})", [padded.NAME, size], lambda chunk: score_padded(model, chunk, size))
+
+
+def _records(requests: Sequence[ScoreRequest], values: Nats) -> list[dict[str, Any]]:
+    """What the store keeps: null stands for a value that is not finite."""
+    plain: list[float | None] = values.tolist()
+    if not np.isfinite(values).all():
+        plain = [value if value is not None and math.isfinite(value) else None for value in plain]
+    records: list[dict[str, Any]] = []
+    place = 0
+    for request in requests:
+        logprobs: list[list[float | None]] = []
+        for option in request.option_ids:
+            logprobs.append(plain[place : place + len(option)])
+            place += len(option)
+        records.append({"id": request.id, "logprobs": logprobs})
+    return records
+
+
+def _option_scores(record: dict[str, Any]) -> OptionScores:
+    options: list[list[float | None]] = record["logprobs"]
+    return OptionScores(
+        record["id"], tuple(tuple(math.nan if value is None else value for value in tokens) for tokens in options)
+    )
+
+
+def _undecided(request: ScoreRequest, scores: OptionScores, noise: float) -> tuple[bool, bool]:
+    """Whether the two likeliest of the distinct options are exactly as likely, or else closer than the noise."""
+    best = sorted(dict(zip(request.option_ids, scores.sums, strict=True)).values())[-2:]
+    margin = best[1] - best[0] if len(best) == 2 else math.inf
+    return margin == 0, 0 < margin < noise

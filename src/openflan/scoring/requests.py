@@ -1,6 +1,7 @@
 """The files of `openflan score`: any harness can write the questions and read the answers.
 
-Takes JSON lines {"id", "inputs", "options": [...]}, gives JSON lines {"id", "logprobs", "tokens", "bytes"}.
+Takes JSON lines {"id", "inputs", "options": [...]}, gives JSON lines {"id", "logprobs", "tokens", "bytes"},
+or {"id", "error"}.
 Read next: `rank.py`.
 """
 
@@ -17,7 +18,7 @@ from openflan.encoding.boundary import WHITESPACE, split_many
 from openflan.errors import ModelError, Problem, SourceError
 from openflan.models.remote import Endpoint, remote_settings
 from openflan.scoring import remote
-from openflan.scoring.rank import OptionScores, ScoreRequest, score
+from openflan.scoring.rank import OptionScores, ScoreRequest
 
 if TYPE_CHECKING:
     from openflan.models.load import LanguageModel
@@ -95,31 +96,21 @@ def encode_requests(lm: "LanguageModel", requests: Sequence[TextRequest]) -> tup
     return encoded, sum(boundary.merged for boundary in boundaries)
 
 
-class TextScores(NamedTuple):
-    """Scores in the order of the requests, for how many a token spans the join, and what an endpoint was used for."""
+class RemoteTextScores(NamedTuple):
+    """Scores in the order of the requests, for how many a token spans the join, and what the endpoint was used for."""
 
     scores: list[OptionScores]
     merged: int
     spent: str
 
 
-def score_texts(
+def score_remotely(
     model: str, texts: Sequence[TextRequest], *, store: Path | None, report: Callable[[int], None]
-) -> TextScores:
-    """The scores by the model of that name, loaded here. `report` gets the number answered."""
-    from openflan.models.load import load_model
-
-    lm = load_model(model)
-    encoded, merged = encode_requests(lm, texts)
-    return TextScores(score(lm, encoded, store=store, report=lambda cost: report(cost.requests)), merged, "")
-
-
-def score_texts_remotely(
-    model: str, texts: Sequence[TextRequest], *, store: Path | None, report: Callable[[int], None]
-) -> TextScores:
+) -> RemoteTextScores:
     """The scores by the endpoint `remote:MODEL@URL`, joined and split as `encode_requests` does it.
 
-    Raises ModelError where it gives no log-probabilities of prompts, and naming every request it could not score.
+    A request it gives no usable answer to gets an `OptionScores` that says why. `report` gets the number answered.
+    Raises ModelError where the endpoint gives no log-probabilities of prompts, or fails for good.
     """
     settings = remote_settings(model)
     asked = [remote.RemoteRequest(str(text.id), (text.inputs,), text.options) for text in texts]
@@ -128,19 +119,21 @@ def score_texts_remotely(
         if connected.way is None:
             raise ModelError(Problem(model, f"cannot score: {connected.why}", "it can be asked by `evaluate`"))
         found = remote.score(connected, asked, moved=WHITESPACE, store=store, report=report)
-    if found.skipped:
-        raise ModelError([Problem(one.id, one.reason) for one in found.skipped])
-    return TextScores(
-        [OptionScores(one.id, one.logprobs) for one in found.answers],
-        sum(one.merged for one in found.answers),
-        found.usage.words(settings),
-    )
+    scores = {one.id: OptionScores(one.id, one.logprobs) for one in found.answers}
+    scores |= {one.id: OptionScores(one.id, (), one.reason) for one in found.skipped}
+    merged = sum(one.merged for one in found.answers)
+    return RemoteTextScores([scores[request.id] for request in asked], merged, found.usage.words(settings))
 
 
 def answers(requests: Sequence[TextRequest], scores: Iterable[OptionScores]) -> list[dict[str, Any]]:
-    """A plain record for each request: summed log-probability (nats), scored tokens and UTF-8 bytes of each option."""
+    """A plain record for each request: summed log-probability (nats), scored tokens and UTF-8 bytes of each option.
+
+    Where there are no scores the record says why under "error".
+    """
     return [
-        {
+        {"id": request.id, "error": one.problem}
+        if one.problem
+        else {
             "id": request.id,
             "logprobs": list(one.sums),
             "tokens": list(one.tokens),

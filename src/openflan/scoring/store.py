@@ -31,8 +31,11 @@ def in_chunks(
     content: Callable[[Item], Any],
     folder: Path | None,
     chunk_items: int = CHUNK_ITEMS,
+    borders: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[Record], bool]]:
     """The records of each chunk in order, and whether they were read from `folder` rather than computed.
+
+    Chunks have `chunk_items` items, or end where `borders` (0, ..., len(items)) says.
 
     A chunk's file is named by its place and the fingerprint of (key, content of its items),
     `chunk-00012-<16 hex>.jsonl`, one record a line. What a chunk computes depends on nothing outside it, so a run that
@@ -41,8 +44,10 @@ def in_chunks(
 
     Raises RunError where a stored chunk does not hold one record for each item.
     """
-    for index, start in enumerate(range(0, len(items), chunk_items)):
-        chunk = items[start : start + chunk_items]
+    if borders is None:
+        borders = [*range(0, len(items), chunk_items), len(items)]
+    for index, (start, stop) in enumerate(itertools.pairwise(borders)):
+        chunk = items[start:stop]
         if folder is None:
             yield compute(chunk), False
             continue

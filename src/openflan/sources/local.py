@@ -5,7 +5,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from openflan.errors import Problem, SourceError
 
@@ -32,26 +32,42 @@ def read_file(path: Path) -> Sequence[Mapping[str, Any]]:
             with path.open(newline="", encoding="utf-8") as file:
                 return list(csv.DictReader(file))
         data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
-        return _json_lines(path, data.decode("utf-8"))
+        return JsonLines(path, data)
     except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
         raise SourceError(Problem(str(path), f"cannot be read: {error}")) from error
 
 
-def _json_lines(path: Path, text: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(Problem(f"{path}:{number}", f"not JSON: {error}"))
-            continue
-        if isinstance(row, dict):
-            rows.append(row)  # pyright: ignore[reportUnknownArgumentType] -- JSON keys are strings
-        else:
-            problems.append(Problem(f"{path}:{number}", f"a row is a JSON object, not {type(row).__name__}"))
-    if problems:
-        raise SourceError(problems)
-    return rows
+class JsonLines(Sequence[Mapping[str, Any]]):
+    """The rows of a JSON-lines file, kept as bytes and parsed when asked for: parsed they take several times as much.
+
+    Raises SourceError naming every line that is not a JSON object.
+    """
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self._lines: list[bytes] = []
+        problems: list[Problem] = []
+        for number, line in enumerate(data.split(b"\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                problems.append(Problem(f"{path}:{number}", f"not JSON: {error}"))
+                continue
+            if not isinstance(row, dict):
+                problems.append(Problem(f"{path}:{number}", f"a row is a JSON object, not {type(row).__name__}"))
+            self._lines.append(line)
+        if problems:
+            raise SourceError(problems)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mapping[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
+        if isinstance(index, slice):
+            return [json.loads(line) for line in self._lines[index]]
+        return json.loads(self._lines[index])

@@ -45,6 +45,13 @@ class SourceSettings:
 def read_rows(
     task: Task, split: Split, settings: SourceSettings, ledger: Ledger, *, limit: int | None = None
 ) -> Sequence[Row]:
+    """All of `iter_rows`."""
+    return list(iter_rows(task, split, settings, ledger, limit=limit))
+
+
+def iter_rows(
+    task: Task, split: Split, settings: SourceSettings, ledger: Ledger, *, limit: int | None = None
+) -> Iterator[Row]:
     """The rows of one split, in an order that is fixed by the task's name, at most `limit` (MAX_EXAMPLES for train).
 
     Hub copies are often sorted by label, so rows are permuted before any cut (flan-paper 1.3). Where dev shares a
@@ -54,19 +61,20 @@ def read_rows(
     """
     most = min(limit or MAX_EXAMPLES, MAX_EXAMPLES) if split == "train" else limit
     if task.source.world:
-        return _world_rows(task, split, settings.world_seed, most)
+        yield from _world_rows(task, split, settings.world_seed, most)
+        return
     place = _place(task, settings.data_root)
     origin = place.origin(split, ledger)
     if origin is None:
-        return ()
+        return
     table = place.rows(origin)
-    rows: list[Row] = []
+    given = 0
     for index in _indices(task, split, origin, len(table), place.shared(split, origin)):
         for part in prepared(task, f"{origin}/{index}", table[int(index)], ledger):
-            rows.append(part)
-            if most is not None and len(rows) >= most:
-                return rows
-    return rows
+            yield part
+            given += 1
+            if given == most:
+                return
 
 
 def can_be_read(task: Task, settings: SourceSettings) -> bool:
@@ -133,7 +141,7 @@ class _Place:
         if self.folder is not None:
             path = find_split(self.folder, origin)
             assert path is not None, "origin() names files that exist"
-            return _read_cached(path)
+            return _read_cached(path, *_file_identity(path)[1:])
         source = self.task.source
         if source.hub is None:
             raise SourceError(Problem(self.task.name, "is not on the hub and no data root has it", source.obtain))
@@ -147,7 +155,7 @@ class _Place:
 
 
 @lru_cache(maxsize=2)  # a task's splits follow one another, and often share a file
-def _read_cached(path: Path) -> Sequence[Mapping[str, Any]]:
+def _read_cached(path: Path, *identity: str | int) -> Sequence[Mapping[str, Any]]:
     return read_file(path)
 
 

@@ -39,9 +39,9 @@ def answer(
     ledger: Ledger,
     report: Callable[[int, int], None],
 ) -> pl.DataFrame:
-    """The samples of one arm. Finished chunks are kept in `folder`; examples that do not fit the model are counted.
+    """The samples of one arm, asked in one way; examples that do not fit the model are counted in `ledger`.
 
-    `report` is given the number of answered and of all examples.
+    Finished chunks are kept in `folder`. `report` is given the number of answered and of all examples.
     """
     from openflan.scoring import generate, rank
 
@@ -53,9 +53,20 @@ def answer(
     room = lengths.model_copy(update={"targets": min(lengths.targets, settings.max_new_tokens)})
     prompts = encode_prompts([e for _, e in to_write], tokenizer, prompt_format, room, ledger, **limits)
     total = len(options) + len(prompts)
-    ranked = rank.score(
-        lm, rank.requests_of(options), store=folder / "rank", report=lambda cost: report(cost.requests, total)
-    )
+    cost = rank.ScoringCost()
+
+    def ranking(now: rank.ScoringCost) -> None:
+        nonlocal cost
+        cost = now
+        report(now.requests, total)
+
+    # Strict: what a machine's speed is like when a run goes on must not show in its numbers.
+    ranked = rank.score(lm, rank.requests_of(options), store=folder / "rank", strict=True, report=ranking)
+    if cost.ties or cost.close:
+        ledger.note(
+            f"rank: {arm}: of {cost.requests:,} answers {cost.ties:,} are ties (the first option counts) and "
+            f"{cost.close:,} are decided by less than the numeric noise"
+        )
     written = generate.generate(
         lm,
         generate.requests_of(prompts),
@@ -64,7 +75,8 @@ def answer(
         store=folder / "generate",
         report=lambda done: report(len(options) + done, total),
     )
-    return samples_of(arm, [*ranked, *written], examples, tasks, prompt_of=prompt_format.of)
+    read = {example_id(e.read): e.read for e in (*options, *prompts)}
+    return samples_of(arm, [*ranked, *written], read, examples, tasks, prompt_format)
 
 
 def example_id(example: Example) -> str:
@@ -75,23 +87,30 @@ def example_id(example: Example) -> str:
 def samples_of(
     arm: str,
     answers: "Iterable[OptionScores | Generation | RemoteText]",
+    read: Mapping[str, Example],
     examples: Sequence[tuple[EvaluatedSplit, Example]],
     tasks: Mapping[str, Task],
-    *,
-    prompt_of: Callable[[Example], str],
+    prompt_format: PromptFormat,
 ) -> pl.DataFrame:
-    """The samples that answers to these examples make. A text written where there are options is matched to them."""
+    """The samples that answers make, of examples as they were `read`: shortened where the whole did not fit.
+
+    A text written where there are options is matched to them.
+    """
     from openflan.scoring.rank import OptionScores
 
-    by_id = {example_id(e): (part, e) for part, e in examples}
+    part_of = {(e.task, e.row_id): part for part, e in examples}
     shown = _shown(examples)
     samples: list[SampleScore] = []
     for one in answers:
-        part, example = by_id[one.id]
-        task, prompt = tasks[example.task], prompt_of(example)
+        example = read[one.id]
+        task, prompt = tasks[example.task], prompt_format.of(example)
         facts: dict[str, Any] = {
-            "arm": arm, "cluster": task.clusters[0], "split": part, "metric_name": task.metrics[0], "prompt": prompt,
-        }  # fmt: skip
+            "arm": arm,
+            "cluster": task.clusters[0],
+            "split": part_of[example.task, example.row_id],
+            "metric_name": task.metrics[0],
+            "prompt": prompt,
+        }
         if isinstance(one, OptionScores):
             sample = SampleScore.ranking(example, one, **facts)
         elif example.options:

@@ -11,7 +11,7 @@ from openflan.evaluation.evaluate import Result, evaluate
 from openflan.ledger import Ledger
 from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import Recipe
-from openflan.studies.rows import SplitRows, read_evaluated
+from openflan.studies.rows import SplitRows, read_evaluated, read_exemplars
 from openflan.studies.run import close_run, open_run, run_arm
 
 
@@ -21,7 +21,8 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     open_run(recipe.changed(hold_out=[task.name for task in tasks]) if task_names else recipe, out)
     ledger = Ledger()
     evaluated = read_evaluated(tasks, recipe, ledger)
-    rows = SplitRows({}, evaluated, {task.name: task for task in tasks if task.name in evaluated}, ledger)
+    asked = {task.name: task for task in tasks if task.name in evaluated}
+    rows = SplitRows({}, evaluated, asked, ledger, read_exemplars(asked.values(), recipe, ledger))
     arm = recipe.arms[0]
     chosen = {
         "evaluated": sorted(rows.tasks),
@@ -34,7 +35,7 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     artifacts.write_json(out / "split.json", chosen)
     samples = run_arm(arm, recipe, rows, out, progress)
     resamples = recipe.evaluation.resamples
-    result = evaluate(samples, tasks=rows.tasks, held_out=(), seed=recipe.seed, resamples=resamples)
+    result = evaluate(samples, tasks=rows.tasks, held_out=(), seed=recipe.seed, arm=arm, resamples=resamples)
     return close_run(recipe, rows, samples, result, out)
 
 

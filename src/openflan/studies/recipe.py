@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from openflan.artifacts import fingerprint
 from openflan.catalog.holdout import Rule
 from openflan.catalog.load import known_keys, load_toml, validation_problems
 from openflan.encoding.prompt_format import Lengths, PromptFormat
 from openflan.errors import ConfigError, Problem, nearest
+from openflan.evaluation.samples import with_shots
 from openflan.mixture.mixture import MixtureSettings
 from openflan.models.remote import REMOTE_PREFIX, RemoteSettings, is_remote, remote_settings
+from openflan.rendering.exemplars import Draw
 from openflan.rendering.render import Wording
 from openflan.tuning.settings import TuningSettings
 
-ARMS = ("untuned", "untuned_completion", "tuned", "no_template", "dataset_name")
+ARMS = ("untuned", "untuned_completion", "tuned", "few_shot", "no_template", "dataset_name")
 _REMOTE_ARM = re.compile(rf"{REMOTE_PREFIX}[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -33,10 +35,14 @@ Arm = Annotated[str, AfterValidator(_known_arm)]
 
 TUNED_WITH: dict[Arm, Wording] = {
     "tuned": "instructions",
+    "few_shot": "instructions",
     "no_template": "no_template",
     "dataset_name": "dataset_name",
 }
 """Which wording the rows of an arm's tuning are read through; the other arms are not tuned."""
+
+MODEL_OF: dict[Arm, Arm] = {"few_shot": "tuned"}
+"""Arms that ask another arm's model."""
 
 
 class EvaluationSettings(BaseModel):
@@ -52,6 +58,19 @@ class EvaluationSettings(BaseModel):
     """Bootstrap resamples for each interval."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer of a generation task, in tokens."""
+    shots: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Exemplars shown before each row; every arm is asked once for each of these numbers."""
+    few_shot: Annotated[int, Field(ge=1)] = 16
+    """Exemplars that the arm `few_shot` is shown at most: as many as fit (FLAN's code has up to 16)."""
+    exemplars: Draw = "fixed"
+    """"fixed": the same for all rows of a task and template; "per_item": drawn for each row, as in FLAN's code."""
+
+    @field_validator("shots")
+    @classmethod
+    def _each_once(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(shots)) < len(shots):
+            raise ValueError("a number of exemplars is named twice")
+        return tuple(sorted(shots))
 
 
 class Recipe(BaseModel):
@@ -115,6 +134,16 @@ class Recipe(BaseModel):
     def hold_out_options(self) -> dict[str, Any]:
         """The keyword arguments of `hold_out` that this recipe sets."""
         return {"train_clusters": self.train_clusters, "rule": self.hold_out_rule}
+
+    def shots_of(self, arm: Arm) -> dict[str, int]:
+        """The most exemplars an arm is shown, by the name its answers go under."""
+        if arm == "few_shot":
+            return {arm: self.evaluation.few_shot}
+        return {with_shots(arm, shots): shots for shots in self.evaluation.shots}
+
+    @property
+    def needs_exemplars(self) -> bool:
+        return any(shots for arm in self.arms for shots in self.shots_of(arm).values())
 
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""

@@ -11,6 +11,7 @@ from openflan import artifacts
 from openflan.catalog.task import EvaluatedSplit, Task
 from openflan.encoding.encode import STAGE, cut_middle
 from openflan.encoding.prompt_format import PromptFormat
+from openflan.evaluation.samples import with_shots, without_shots
 from openflan.ledger import Ledger
 from openflan.models.remote import Endpoint, RemoteSettings
 from openflan.rendering.example import Example
@@ -40,7 +41,9 @@ def answer_remotely(
     ledger: Ledger,
     report: Callable[[int, int], None],
 ) -> pl.DataFrame:
-    """The samples of one arm. Answers are kept in `folder` as they come; what the endpoint cannot read is counted.
+    """The samples of one arm, asked in one way; what the endpoint cannot read is counted in `ledger`.
+
+    Answers are kept in `folder` as they come.
 
     Where it gives no log-probabilities of a prompt (and its settings allow that), options are not ranked: its written
     answers are matched to them, and the samples' arm ends in `GENERATED`. `report` gets the answered and all examples.
@@ -76,13 +79,14 @@ def answer_remotely(
     _count(answers, skipped, {example_id(e): e for _, e in examples}, shorter, ledger)
     _tell(arm, remote, bool(any(options.values())), usage, ledger, folder)
     ledger.check(ANSWERED)
-    read = {one.id: prompt_format.of(shorter[one.id][one.prompt][0]) for one in answers}
+    base, shots = without_shots(arm)
     return samples_of(
-        arm if ranks or not any(options.values()) else arm + GENERATED,
+        arm if ranks or not any(options.values()) else with_shots(base + GENERATED, shots),
         [OptionScores(one.id, one.logprobs) if isinstance(one, RemoteScores) else one for one in answers],
+        {one.id: shorter[one.id][one.prompt][0] for one in answers},
         examples,
         tasks,
-        prompt_of=lambda example: read[example_id(example)],
+        prompt_format,
     )
 
 
@@ -95,7 +99,8 @@ def _shortened(example: Example) -> Iterator[tuple[Example, tuple[str, ...]]]:
     yield example, ()
     done: tuple[str, ...] = ()
     while example.exemplars:
-        example, done = dataclasses.replace(example, exemplars=example.exemplars[:-1]), ("exemplars left out",)
+        example = example.first_exemplars(len(example.exemplars) - 1)
+        done = ("exemplars left out" if example.exemplars else "all exemplars left out",)
         yield example, done
     start, stop = example.trimmable or (0, 0)
     for share in SHARES_CUT:
@@ -146,4 +151,4 @@ def _tell(arm: str, remote: RemoteModel, has_options: bool, usage: RemoteUsage, 
         described["options"] = "generated and matched, not rank classification"
         ledger.note(f"{arm}: options were not ranked, written answers were matched to them: {remote.why}")
     ledger.note(f"{arm}: {settings.model} at {settings.base_url}: {usage.words(settings)}")
-    artifacts.write_json(folder.parent / "endpoint.json", described)
+    artifacts.write_json(folder / "endpoint.json", described)

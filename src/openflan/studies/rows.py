@@ -1,7 +1,7 @@
 """The rows of both sides of a split: read once, checked, and free of text that both sides share."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from openflan.catalog.holdout import HeldOutSplit, hold_out
@@ -11,6 +11,7 @@ from openflan.errors import Problem, SourceError
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import TaskRows, tuning_templates
 from openflan.mixture.overlap import EvaluatedText, without_overlap
+from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
 from openflan.rendering.render import ReadRow
 from openflan.rendering.store import StoreJob, build_stores, read_store
 from openflan.sources.read import SourceSettings
@@ -31,6 +32,8 @@ class SplitRows:
     tasks: Mapping[str, Task]
     """The evaluated tasks."""
     ledger: Ledger
+    exemplars: Mapping[str, ExemplarSource] = field(default_factory=dict[str, ExemplarSource])
+    """Where the exemplars of each evaluated task come from; empty where nothing is asked with exemplars."""
 
 
 def split_of(recipe: Recipe) -> HeldOutSplit:
@@ -68,7 +71,7 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
         raise SourceError([Problem("rows", "no task of one side could be read"), *unavailable])
     tasks = {task.name: task for task in split.evaluated if task.name in evaluated}
-    return SplitRows(train, evaluated, tasks, ledger)
+    return SplitRows(train, evaluated, tasks, ledger, read_exemplars(tasks.values(), recipe, ledger))
 
 
 def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress = silent) -> None:
@@ -95,6 +98,27 @@ def read_evaluated(tasks: Sequence[Task], recipe: Recipe, ledger: Ledger) -> Eva
     if not any(parts["test"] for parts in evaluated.values()):
         raise SourceError([Problem("rows", "no task could be read"), *unavailable])
     return evaluated
+
+
+def read_exemplars(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[str, ExemplarSource]:
+    """Where each evaluated task's exemplars come from: its train rows, which are on no side of the run.
+
+    Dev rows stand in where a task has no train rows, and the ledger says so; it says so too where there are neither.
+    Nothing is read for a recipe that asks without exemplars.
+    """
+    found: dict[str, ExemplarSource] = {}
+    for task in tasks if recipe.needs_exemplars else ():
+        try:
+            rows: Sequence[ReadRow] = read_store(_job(task, "train", recipe, MOST_ROWS), ledger)
+        except SourceError as error:
+            ledger.note(f"{task.name}: its train rows could not be read for exemplars: {error}")
+            rows = ()
+        if not rows and (rows := read_store(_job(task, "dev", recipe, None), ledger)):
+            ledger.note(f"{task.name}: has no train rows, its exemplars are dev rows")
+        if not rows:
+            ledger.note(f"{task.name}: has neither train nor dev rows, so it is not asked with exemplars")
+        found[task.name] = ExemplarSource(task, rows, seed=recipe.seed, draw=recipe.evaluation.exemplars)
+    return found
 
 
 def _read_evaluated(

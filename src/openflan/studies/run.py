@@ -25,7 +25,7 @@ from openflan.rendering.render import render
 from openflan.studies.answer import answer
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
-from openflan.studies.recipe import TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
+from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
 from openflan.studies.remote import answer_remotely
 from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
 
@@ -61,9 +61,9 @@ def run_many(recipes: Mapping[Path, Recipe], *, workers: int, progress: Progress
     """Several runs, by folder. Their arms are independent, so `workers` processes share them out first."""
     if workers > 1:
         jobs = [
-            Job(f"{out.name}/{arm}", _arm_job, (recipe, out, arm))
+            Job(f"{out.name}/{arms[0]}", _arms_job, (recipe, out, arms))
             for out, recipe in recipes.items()
-            for arm in recipe.arms
+            for arms in _by_model(recipe.arms)
         ]
         for out, recipe in recipes.items():
             open_run(recipe, out)
@@ -99,29 +99,41 @@ def lock(recipe: Recipe, split: HeldOutSplit, rows: SplitRows, out: Path) -> Non
 
 
 def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Progress = silent) -> pl.DataFrame:
-    """One arm's samples: its model, tuned if the arm is, asked every evaluated row through every template."""
+    """One arm's samples: its model, tuned if the arm is, asked every evaluated row through every template.
+
+    Once for each number of exemplars; no number's answers depend on which others are asked for.
+    """
     folder = out / "arms" / arm
     if (file := folder / "samples.parquet").exists():
         return read_samples(file)
     ledger = Ledger()
     endpoint = recipe.endpoint_of(arm)
     own_style = arm == "untuned_completion" or (endpoint is not None and endpoint.templates == "completion")
-    examples = list(evaluation_examples(rows, "completion" if own_style else "direct", ledger))
-
-    def report(done: int, total: int) -> None:
-        progress(ProgressEvent(f"{out.name}/{arm}: score", done, total))
-
-    common: dict[str, Any] = {"settings": recipe.evaluation, "folder": folder / "scores", "ledger": ledger}
-    if endpoint is not None:
-        prompt = recipe.prompt or PromptFormat()
-        samples = answer_remotely(arm, endpoint, examples, rows.tasks, prompt_format=prompt, report=report, **common)
-    else:
+    lm = None
+    if endpoint is None:
         _set_threads(recipe)
         lm = arm_model(arm, recipe, rows, out, ledger, progress)
-        prompt = prompt_format(lm, recipe)
-        samples = answer(
-            arm, lm, examples, rows.tasks, prompt_format=prompt, lengths=recipe.lengths, report=report, **common
-        )
+    parts: list[pl.DataFrame] = []
+    for name, shots in recipe.shots_of(arm).items():
+        examples = list(evaluation_examples(rows, "completion" if own_style else "direct", ledger, shots=shots))
+
+        def report(done: int, total: int, name: str = name) -> None:
+            progress(ProgressEvent(f"{out.name}/{name}: score", done, total))
+
+        common: dict[str, Any] = {
+            "settings": recipe.evaluation,
+            "folder": folder / "scores" / (f"{shots}-shot" if shots else ""),
+            "ledger": ledger,
+            "report": report,
+        }
+        if endpoint is not None:
+            prompt = recipe.prompt or PromptFormat()
+            parts.append(answer_remotely(name, endpoint, examples, rows.tasks, prompt_format=prompt, **common))
+        else:
+            assert lm is not None
+            prompt = prompt_format(lm, recipe)
+            parts.append(answer(name, lm, examples, rows.tasks, prompt_format=prompt, lengths=recipe.lengths, **common))
+    samples = pl.concat(parts)
     artifacts.write_json(folder / "ledger.json", ledger.to_json())
     write_samples(samples, file)
     return samples
@@ -134,7 +146,7 @@ def arm_model(
     from openflan.models.load import load_model
     from openflan.tuning.tune import tune
 
-    home = out if arm == "tuned" else out / "arms" / arm
+    tuning, home = MODEL_OF.get(arm, arm), home_of(arm, out)
     lm = load_model(recipe.model)
     if arm not in TUNED_WITH:
         return lm
@@ -161,17 +173,33 @@ def arm_model(
 
     settings = recipe.tuning.model_copy(update={"seed": recipe.seed})
     tuned = tune(lm, block, settings, home, prompt_format=prompt, report=report, in_place=True)
-    ledger.merge(Ledger.from_json(artifacts.read_json(file)) for file in sorted(counts.glob("block-*.json")))
+    if tuning == arm or tuning not in recipe.arms:  # else the other arm's ledger has these counts
+        ledger.merge(Ledger.from_json(artifacts.read_json(file)) for file in sorted(counts.glob("block-*.json")))
     return tuned
 
 
-def evaluation_examples(rows: SplitRows, kind: str, ledger: Ledger) -> Iterator[tuple[EvaluatedSplit, Example]]:
-    """Every evaluated row through every template of that kind; direct ones where a task has none."""
+def home_of(arm: Arm, out: Path) -> Path:
+    """Where the model an arm asks is tuned and kept."""
+    tuning = MODEL_OF.get(arm, arm)
+    return out if tuning == "tuned" else out / "arms" / tuning
+
+
+def evaluation_examples(
+    rows: SplitRows, kind: str, ledger: Ledger, *, shots: int = 0
+) -> Iterator[tuple[EvaluatedSplit, Example]]:
+    """Every evaluated row through every template of that kind; direct ones where a task has none.
+
+    With `shots` each has that many exemplars in front; rows of tasks that have none to show are left out and counted.
+    """
     for name, task in rows.tasks.items():
         for part in EVALUATED:
             for row in rows.evaluated[name][part]:
                 for template in templates_for(task, kind, ledger):
-                    yield part, render(task, row, template)
+                    example = render(task, row, template)
+                    if shots == 0:
+                        yield part, example
+                    elif shown := rows.exemplars[name].before(example, row, template, shots, ledger):
+                        yield part, shown
 
 
 def templates_for(task: Task, kind: str, ledger: Ledger) -> tuple[Template, ...]:
@@ -231,8 +259,17 @@ def _set_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads)
 
 
-def _arm_job(recipe: Recipe, out: Path, arm: Arm, *, progress: Progress) -> None:
-    run_arm(arm, recipe, _rows_of(recipe), out, progress)
+def _by_model(arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
+    """The arms in groups that ask one and the same model: two processes must not tune it side by side."""
+    groups: dict[Arm, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(MODEL_OF.get(arm, arm), []).append(arm)
+    return [tuple(group) for group in groups.values()]
+
+
+def _arms_job(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progress) -> None:
+    for arm in arms:
+        run_arm(arm, recipe, _rows_of(recipe), out, progress)
 
 
 _read: dict[str, SplitRows] = {}
@@ -257,4 +294,4 @@ def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progre
     _set_threads(recipe)
     ledger = Ledger()
     arm_model(arm, recipe, rows, out, ledger, progress)
-    return (out if arm == "tuned" else out / "arms" / arm) / "model"
+    return home_of(arm, out) / "model"

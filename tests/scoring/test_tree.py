@@ -1,0 +1,198 @@
+"""Trees on models of many architectures, their kernels, and the check that decides."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from openflan.models.soft_prompt import add_soft_prompt
+from openflan.scoring import tree, tree_attention
+from openflan.scoring.forward import inference, readout
+from openflan.scoring.plan import make_plan
+from openflan.scoring.rank import ScoreRequest, ScoringCost, score
+from openflan.scoring.tree import check_tree
+
+from .conftest import AS_TREES, CONFIGS, naive, tiny
+from .test_rank import assert_same, requests_like
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_the_check_says_what_it_compared(architecture):
+    check = check_tree(tiny(architecture))
+    if architecture in AS_TREES:
+        assert check.reason is None and check.pruned
+        assert check.difference < 3e-5
+        assert check.tokens == 2 * (3 + 4 + 1 + 4 + 3 + 1)
+        assert "differ by at most" in str(check)
+    else:
+        assert check.reason is not None and str(check) == check.reason
+
+
+def test_a_sliding_window_is_allowed_for_texts_that_fit_it(caplog):
+    lm = tiny("gemma3_text")
+    assert check_tree(lm).window == 64
+    short, long = ScoreRequest("a", (5,) * 63, ((6, 7), (8,))), ScoreRequest("b", (5,) * 64, ((6, 7), (8,)))
+    costs: list[ScoringCost] = []
+    assert_same(score(lm, [short], report=costs.append), lm, [short])
+    assert costs[-1].engine == "trees"
+    assert_same(score(lm, [short, long], report=costs.append), lm, [short, long])
+    assert "its sliding window of 64 tokens is shorter than a text of 65" in caplog.text
+
+
+def test_a_model_that_attends_otherwise_than_it_says_is_found_out():
+    # As if a bias were in the scores that the interface is not told of.
+    lm = tiny("llama")
+    for layer in lm.model.model.layers:
+        layer.self_attn.scaling *= 1.0
+    original = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def biased(module, query, key, value, mask, **others):
+        return original(module, query * 1.05, key, value, mask, **others)
+
+    ALL_ATTENTION_FUNCTIONS.register("biased", biased)
+    lm.model.config._attn_implementation = "biased"
+    try:
+        assert "differ by up to" in str(check_tree(lm).reason)
+    finally:
+        ALL_ATTENTION_FUNCTIONS._local_mapping.pop("biased", None)
+
+
+def test_a_layer_that_mixes_tokens_outside_attention_is_not_pruned():
+    lm = tiny("llama")
+    mlp = lm.model.model.layers[-1].mlp
+    forward = mlp.forward
+    mlp.forward = lambda hidden: forward(hidden) + 0.1 * hidden.mean(-2, keepdim=True)
+    assert check_tree(lm).reason is not None  # it leaks in packed rows, whatever is pruned
+    mlp.forward = lambda hidden: forward(hidden) * (1 if hidden.shape[-2] > 15 else 1.01)
+    check = check_tree(lm)
+    assert not check.pruned
+
+
+def values(lm, requests, *, pruned=True, **limits):
+    with inference(lm.model):
+        model = readout(lm.model, requests[0].prompt_ids)
+        check, scorer = tree.set_up_tree(lm, model)
+        assert check.reason is None and scorer is not None
+        scorer = scorer if pruned else tree.TreeScorer(model)
+        plan = make_plan(requests, **{"pass_tokens": 100, "kept_tokens": 300, "call": 0} | limits)
+        with scorer.ready(lm.model):
+            found, spent = scorer.score(plan)
+        assert not scorer.kept
+        assert spent.tokens == len(plan.token_ids)
+        return found
+
+
+def expected(lm, requests):
+    return np.array([value for request in requests for option in naive(lm, request) for value in option])
+
+
+@pytest.mark.parametrize("architecture", sorted(AS_TREES - {"granite"}))
+@pytest.mark.parametrize("pruned", [True, False])
+def test_pruning_changes_nothing(architecture, pruned):
+    lm, requests = tiny(architecture), requests_like(10, number=6)
+    assert values(lm, requests, pruned=pruned) == pytest.approx(expected(lm, requests), abs=2e-5)
+
+
+@pytest.mark.parametrize("call", [0, 30, 1024])
+@pytest.mark.parametrize("pass_tokens", [7, 40, 500])
+def test_however_the_trie_is_cut(llama, call, pass_tokens):
+    requests = requests_like(11)
+    found = values(llama, requests, call=call, pass_tokens=pass_tokens)
+    assert found == pytest.approx(expected(llama, requests), abs=2e-5)
+
+
+def test_the_model_is_left_as_it_was(llama):
+    before = llama.model.config._attn_implementation
+    values(llama, requests_like(12, number=3))
+    assert llama.model.config._attn_implementation == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in llama.model.modules())
+
+
+def test_soft_prompts_and_adapters(llama):
+    from openflan.models.adapters import LoraSettings, add_lora
+
+    requests = requests_like(13, number=4)
+    soft = add_soft_prompt(tiny("llama"), num_tokens=3)
+    assert check_tree(soft).reason is None
+    adapted = add_lora(tiny("llama"), LoraSettings(rank=4)).lm
+    with torch.no_grad():
+        for name, parameter in adapted.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    assert check_tree(adapted).pruned
+    assert_same(score(adapted, requests), adapted, requests)
+    moved = np.subtract(score(adapted, requests)[0].sums, score(llama, requests)[0].sums)
+    assert np.abs(moved).max() > 0.1
+
+
+def test_half_precision_on_a_cpu_is_near_float32():
+    lm, half = tiny("llama"), tiny("llama")
+    half.model.to(torch.bfloat16)
+    requests = requests_like(14, number=4)
+    assert check_tree(half).reason is None
+    found, wanted = values(half, requests), expected(lm, requests)
+    assert np.abs(found - wanted).mean() < 0.1
+
+
+# The kernels for CUDA, by a stand-in for the one and by the other's own slow path.
+
+
+def varlen_by_hand(
+    q, k, v, offsets_q, offsets_k, _longest_q, _longest_k, *, return_aux, scale, window_size, enable_gqa
+):
+    """What `varlen_attn` promises, sequence by sequence."""
+    assert return_aux.lse
+    k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) if enable_gqa else part for part in (k, v))
+    out, sums = torch.empty_like(q), torch.empty(q.shape[:2])
+    for (a, b), (c, d) in zip(offsets_q.unfold(0, 2, 1).tolist(), offsets_k.unfold(0, 2, 1).tolist(), strict=True):
+        weights = torch.einsum("qhd,khd->hqk", q[a:b], k[c:d]) * (scale or q.shape[-1] ** -0.5)
+        if window_size == (-1, 0):
+            weights += torch.full((b - a, d - c), -torch.inf).triu(1)
+        else:
+            assert window_size == (-1, -1)
+        out[a:b] = torch.einsum("hqk,khd->qhd", weights.softmax(-1), v[c:d])
+        sums[a:b] = weights.logsumexp(-1).T
+    return out, sums
+
+
+@pytest.mark.parametrize("kernel", ["varlen", "flex"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_kernels_for_cuda_agree_with_those_for_a_cpu(architecture, kernel, monkeypatch):
+    lm, requests = tiny(architecture), requests_like(15, number=6)
+    used = []
+
+    def other(*given):
+        used.append(kernel)
+        return (tree_attention._attend_levels if kernel == "varlen" else tree_attention._attend_flex)(*given)
+
+    from torch.nn.attention.varlen import AuxRequest
+
+    monkeypatch.setattr(tree_attention, "_varlen", lambda: (varlen_by_hand, AuxRequest(lse=True)))
+    monkeypatch.setattr(tree_attention, "_attend_each", other)
+    for call in (0, 30, 1024):
+        found = values(lm, requests, call=call)
+        assert found == pytest.approx(expected(lm, requests), abs=2e-5)
+    assert used
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", sorted(AS_TREES))
+def test_trees_on_a_gpu(architecture, dtype):
+    lm = tiny(architecture)
+    lm.model.to("cuda", dtype)
+    check = check_tree(lm)
+    assert check.reason is None
+    requests = requests_like(16, number=8)
+    on_cpu = score(tiny(architecture), requests)
+    difference = [np.abs(np.subtract(a.sums, b.sums)) for a, b in zip(score(lm, requests), on_cpu, strict=True)]
+    assert np.concatenate(difference).max() < (1e-3 if dtype == torch.float32 else 1.0)
+
+
+def test_checks_are_records():
+    check = tree.TreeCheck(None, 1e-6, 32, window=4096)
+    assert "4,096 tokens" in str(check)
+    assert str(dataclasses.replace(check, reason="no")) == "no"

@@ -1,0 +1,97 @@
+"""What a run reads: nothing missing in silence, nothing evaluated in tuning."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from openflan.catalog.holdout import hold_out_nothing
+from openflan.catalog.load import load_catalog
+from openflan.cli.app import app
+from openflan.errors import OpenflanError, RunError, SourceError
+from openflan.interop.mix import export_mixture, verify_lock
+from openflan.studies.recipe import Recipe, resolve
+from openflan.studies.rows import read_split, split_of, store_split
+from tests.catalog.toys import write_catalog
+
+LONG = "Once upon a time there was a king who had three daughters and one of them liked to sing."
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.setenv("OPENFLAN_CACHE", str(tmp_path / "cache"))
+    catalog = write_catalog(
+        tmp_path / "catalog", ("entails", "nli"), ("feeling", "sentiment"), ("mood", "sentiment"), ("away", "misc")
+    )
+    for name in ("entails", "feeling", "mood"):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        for split, count in (("train", 40), ("validation", 10)):
+            rows = [{"premise": f"{name} {split} {i}", "hypothesis": "so", "label": i % 2} for i in range(count)]
+            if (name, split) in (("entails", "validation"), ("mood", "train")):
+                for row in rows[::3]:
+                    row["premise"] += f": {LONG}"
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return resolve(
+        None, model="world:small", hold_out=["nli"], catalogs=[str(catalog)], data_root=str(tmp_path / "data")
+    )
+
+
+def test_a_dataset_that_cannot_be_loaded_is_left_out_and_said_so(recipe: Recipe) -> None:
+    rows = read_split(split_of(recipe), recipe)
+    assert set(rows.train) == {"feeling", "mood"}
+    assert any("away: left out" in note and "toy/away" in note for note in rows.ledger.notes)
+
+
+def test_unless_all_are_required(recipe: Recipe) -> None:
+    strict = recipe.changed(require_all=True)
+    assert strict.fingerprint == recipe.fingerprint
+    with pytest.raises(SourceError, match="toy/away"):
+        read_split(split_of(strict), strict)
+
+
+def test_tuning_rows_that_repeat_an_evaluated_text_are_out(recipe: Recipe) -> None:
+    rows = read_split(split_of(recipe), recipe)
+    assert not any(LONG in row.columns["premise"] for row in rows.train["mood"].rows)
+    dropped = rows.ledger.dropped["overlap", "mood", "repeats text that entails evaluates"]
+    paper = recipe.changed(hold_out_rule="paper")
+    assert len(read_split(split_of(paper), paper).train["mood"].rows) == len(rows.train["mood"].rows) + dropped
+    assert dropped > 0
+
+
+def test_reading_ahead_in_processes_changes_nothing(recipe: Recipe) -> None:
+    store_split(split_of(recipe), recipe, workers=2)
+    ahead = read_split(split_of(recipe), recipe)
+    again = read_split(split_of(recipe), recipe)
+    assert [row.id for row in ahead.train["mood"].rows] == [row.id for row in again.train["mood"].rows]
+
+
+def test_a_mixture_of_everything_has_a_lock_that_verifies(recipe: Recipe, tmp_path: Path) -> None:
+    everything = recipe.changed(hold_out=[])
+    export_mixture(everything, tmp_path / "out", "parquet", num_examples=50)
+    file = tmp_path / "out" / "mixture.lock"
+    lock = verify_lock(everything, file)
+    counts = {name: min(task["rows"], 3_000) for name, task in lock["tasks"].items()}
+    assert set(counts) == {"entails", "feeling", "mood"}
+    for name, task in lock["tasks"].items():
+        assert task["rate"] == pytest.approx(counts[name] / sum(counts.values()), abs=1e-9)
+    rows = tmp_path / "data" / "mood" / "train.jsonl"
+    rows.write_text(rows.read_text().replace("mood train", "mood then"))
+    with pytest.raises(RunError, match=r"tasks\.mood\.rows_sha"):
+        verify_lock(everything, file)
+
+
+def test_nothing_held_out_is_for_mixtures_only(recipe: Recipe, tmp_path: Path) -> None:
+    split = hold_out_nothing(load_catalog(*recipe.catalogs))
+    assert split.evaluated == () and len(split.train) == 4
+    with pytest.raises(OpenflanError, match="at least one cluster"):
+        split_of(recipe.changed(hold_out=[]))
+
+
+def test_require_all_reaches_the_command_line(recipe: Recipe, tmp_path: Path) -> None:
+    command = ["mix", "--catalog", recipe.catalogs[0], "--data-root", str(recipe.data_root)]
+    command += ["--out", str(tmp_path / "o")]
+    assert CliRunner().invoke(app, [*command, "--examples", "20", "--quiet"]).exit_code == 0
+    refused = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "p"), "--require-all"])
+    assert isinstance(refused.exception, SourceError)
