@@ -14,7 +14,17 @@ from sklearn.metrics import f1_score
 
 from openflan.catalog.task import Metric as MetricName
 from openflan.errors import CatalogError, RunError
-from openflan.evaluation.metrics import METRICS, Outcome, choose, constant, distinct, guessing, metric, ranked
+from openflan.evaluation.metrics import (
+    METRICS,
+    Outcome,
+    choose,
+    constant,
+    distinct,
+    guessing,
+    metric,
+    ranked,
+    unmatched,
+)
 
 YES_NO = ("no", "yes")
 
@@ -118,6 +128,15 @@ def test_matthews_equals_the_correlation_of_indicators(pairs):
     covariance = ((predicted - predicted.mean(0)) * (gold - gold.mean(0))).sum()
     spread = ((predicted - predicted.mean(0)) ** 2).sum() * ((gold - gold.mean(0)) ** 2).sum()
     assert found == pytest.approx(covariance / math.sqrt(spread) if spread > 1e-12 else 0.0, abs=1e-9)
+
+
+def test_an_answer_that_is_no_option_is_one_more_choice_to_matthews_and_nothing_to_pearson():
+    rows = [chosen(1, 1), chosen(0, 0), chosen(1, 0), unmatched("perhaps", ("no", "yes"), (1,))]
+    as_third = [chosen(p, g, options=("a", "b", "c")) for p, g in ((1, 1), (0, 0), (1, 0), (2, 1))]
+    assert METRICS["matthews"].over(rows) == pytest.approx(METRICS["matthews"].over(as_third))
+    assert METRICS["pearson"].over(rows) == pytest.approx(METRICS["pearson"].over(rows[:3]))
+    assert METRICS["accuracy"].over(rows) == {"accuracy": 0.5}
+    assert METRICS["f1a"].over(rows) == {"f1a": 2 * 1 / (2 + 2)}
 
 
 def test_matthews_by_hand():

@@ -10,6 +10,7 @@ from openflan.evaluation.samples import SAMPLE_SCHEMA, SampleScore, read_samples
 from openflan.rendering.example import Example
 from openflan.scoring.generate import Generation
 from openflan.scoring.rank import OptionScores
+from openflan.scoring.remote import RemoteText
 
 from .conftest import frame, sample
 
@@ -53,6 +54,28 @@ def test_a_generation_is_recorded_with_how_it_ended():
     assert (one.group, one.predicted, one.options, one.references) == ("p1", None, (), ("Ada", "Ada L."))
     with pytest.raises(CatalogError, match="needs options"):
         SampleScore.generation(WRITTEN, written, metric_name="accuracy", **WHERE)
+
+
+@pytest.mark.parametrize(
+    ("text", "predicted", "value", "reason"),
+    [
+        (" No.", 1, 1.0, "generated: equals the option"),
+        ("yes it is", 0, 0.0, "generated: begins with the option"),
+        ("perhaps", None, 0.0, "generated, unmatched: names no option"),
+    ],
+)
+def test_a_written_answer_to_options_says_that_it_was_written(text, predicted, value, reason):
+    written = RemoteText("x", 0, text, "stop", 3)
+    one = SampleScore.matched(RANKED, written, metric_name="accuracy", **WHERE)
+    assert (one.predicted, one.value, one.reason, one.tokens) == (predicted, value, reason, (3,))
+    assert (one.logprobs, one.options, one.references) == ((), ("yes", "no"), ("no",))
+    assert SampleScore.matched(RANKED, RemoteText("x", 0, text, "stop", None), metric_name="f1a", **WHERE).tokens == ()
+
+
+def test_an_answer_without_a_grade_is_left_out_of_a_correlation():
+    written = RemoteText("x", 0, "perhaps", "stop", 3)
+    one = SampleScore.matched(RANKED, written, metric_name="pearson", **WHERE)
+    assert one.value is None and one.reason.startswith("generated, unmatched")
 
 
 def test_equal_samples_are_equal_bytes_in_any_order(tmp_path):

@@ -11,7 +11,7 @@ from openflan.errors import ConfigError
 
 
 def evaluate(
-    model: Annotated[str, typer.Option(help="Hub id, folder, or world:small|base|base-1|base-2.")],
+    model: Annotated[str, typer.Option(help=options.ANY_MODEL)],
     hold_out: options.HoldOut = None,
     tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Tasks; comma-separated or repeated.")] = None,
     catalog: options.Catalogs = None,

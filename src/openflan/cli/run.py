@@ -11,7 +11,7 @@ from openflan.cli.console import emit_json, err, out, shown_progress
 
 def run(
     recipe: Annotated[str | None, typer.Argument(help="Recipe file, or the name of a shipped one.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id, folder, or world:small|base|base-1|base-2.")] = None,
+    model: Annotated[str | None, typer.Option(help=options.ANY_MODEL)] = None,
     hold_out: options.HoldOut = None,
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,

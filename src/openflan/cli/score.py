@@ -4,26 +4,29 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from openflan.cli import options
 from openflan.cli.console import err, shown_progress
-from openflan.errors import ModelError
+from openflan.errors import ConfigError, ModelError
+from openflan.models.remote import is_remote
 from openflan.studies.progress import ProgressEvent
+
+if TYPE_CHECKING:
+    from openflan.scoring.rank import OptionScores
+    from openflan.scoring.requests import TextRequest
 
 NAMED = 5
 """So many requests are named for each reason not to score them."""
 
 
 def score(
-    model: Annotated[str, typer.Option(help="Hub id, folder, or world:small|base|base-1|base-2.")],
+    model: Annotated[str, typer.Option(help=options.ANY_MODEL)],
     requests: Annotated[Path, typer.Option(help='JSON lines {"id": …, "inputs": "…", "options": ["…"]}.')],
     out_: Annotated[Path | None, typer.Option("--out", help="Where answers go.", show_default="stdout")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of finished chunks: an interrupted scoring goes on.")
-    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of finished work: an interrupted scoring goes on.")] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Only torch's own matrix products, where oneDNN's would be faster.")
     ] = False,
@@ -46,12 +49,53 @@ def score(
 
     Example: openflan score --model gpt2 --requests questions.jsonl --out answers.jsonl
     """
+    from openflan.scoring.requests import answers, read_requests, write_answers
+
+    texts = read_requests(requests)
+    if is_remote(model):
+        if strict or batch_tokens is not None or memory is not None:
+            raise ConfigError("--strict, --batch-tokens and --memory are for models loaded here, not for an endpoint")
+        scores, said = _at_endpoint(model, texts, store, quiet=quiet)
+    else:
+        scores, said = _here(
+            model, texts, store, strict=strict, skip=skip, batch_tokens=batch_tokens, memory=memory, quiet=quiet
+        )
+    records = answers(texts, scores)
+    if out_ is None:
+        for record in records:
+            typer.echo(json.dumps(record, ensure_ascii=False))
+    else:
+        write_answers(out_, records)
+    bad = Counter(one.problem for one in scores if one.problem)
+    if not quiet:
+        for line in said:
+            err.print(line, markup=False, soft_wrap=True)
+        for problem, number in bad.most_common():
+            names = [one.id for one in scores if one.problem == problem]
+            err.print(f"not scored: {number} ({problem}), such as {', '.join(names[:NAMED])}", markup=False)
+        if out_ is not None:
+            err.print(f"{out_}  {len(records):,} answers", markup=False)
+    if bad and not skip:  # found while scoring: what was scored is written, but the caller is to know
+        raise typer.Exit(1)
+
+
+def _here(
+    model: str,
+    texts: "list[TextRequest]",
+    store: Path | None,
+    *,
+    strict: bool,
+    skip: bool,
+    batch_tokens: int | None,
+    memory: int | None,
+    quiet: bool,
+) -> "tuple[list[OptionScores], list[str]]":
+    """The scores by a model that is loaded, and what there is to say of them."""
     from openflan.models.load import load_model
     from openflan.scoring.rank import ScoringCost, request_problems
     from openflan.scoring.rank import score as score_requests
-    from openflan.scoring.requests import answers, encode_requests, read_requests, write_answers
+    from openflan.scoring.requests import encode_requests
 
-    texts = read_requests(requests)
     lm = load_model(model)
     encoded, merged = encode_requests(lm, texts)
     problems = request_problems(encoded, lm.context - len(lm.prefix_ids))
@@ -75,25 +119,25 @@ def score(
             kept_bytes=None if memory is None else memory << 20,
             report=report,
         )
-    records = answers(texts, scores)
-    if out_ is None:
-        for record in records:
-            typer.echo(json.dumps(record, ensure_ascii=False))
-    else:
-        write_answers(out_, records)
-    bad = Counter(one.problem for one in scores if one.problem)
-    if not quiet:
-        err.print(str(cost), markup=False, soft_wrap=True)
-        if merged:
-            err.print(
-                f"in {merged} requests a token spans the join; they are scored from the last border all options share"
-            )
-        if repeated := sum(len(set(one.option_ids)) < len(one.option_ids) for one in encoded):
-            err.print(f"in {repeated} requests an option has the tokens of another, and so the same score")
-        for problem, number in bad.most_common():
-            names = [one.id for one in scores if one.problem == problem]
-            err.print(f"not scored: {number} ({problem}), such as {', '.join(names[:NAMED])}", markup=False)
-        if out_ is not None:
-            err.print(f"{out_}  {len(records):,} answers", markup=False)
-    if bad and not skip:  # found while scoring: what was scored is written, but the caller is to know
-        raise typer.Exit(1)
+    said = [str(cost), *_merged(merged)]
+    if repeated := sum(len(set(one.option_ids)) < len(one.option_ids) for one in encoded):
+        said.append(f"in {repeated} requests an option has the tokens of another, and so the same score")
+    return scores, said
+
+
+def _at_endpoint(
+    model: str, texts: "list[TextRequest]", store: Path | None, *, quiet: bool
+) -> "tuple[list[OptionScores], list[str]]":
+    """The scores by an endpoint, and what there is to say of them."""
+    from openflan.scoring.requests import score_remotely
+
+    with shown_progress(quiet=quiet) as progress:
+        found = score_remotely(
+            model, texts, store=store, report=lambda done: progress(ProgressEvent("score", done, len(texts)))
+        )
+    return found.scores, [found.spent, *_merged(found.merged)]
+
+
+def _merged(number: int) -> list[str]:
+    told = f"in {number} requests a token spans the join; they are scored from the last border all options share"
+    return [told] if number else []

@@ -207,7 +207,7 @@ def _shorten(
     while excess > 0:
         # Characters per token differ along a text, so each round cuts a little more than the mean says.
         cut += int((excess + 2) * max(1.0, len(shorter.inputs) / len(boundary.prompt_ids)) * 1.05) + 1
-        trimmed = _cut_middle(shorter, cut)
+        trimmed = cut_middle(shorter, cut)
         if trimmed is None:
             return None
         excess, boundary = over(trimmed)
@@ -220,7 +220,7 @@ def _shorten(
     return read, boundary
 
 
-def _cut_middle(example: Example, num_chars: int) -> Example | None:
+def cut_middle(example: Example, num_chars: int) -> Example | None:
     """The example with at least `num_chars` characters of its trimmable span cut, at spaces where there are any near.
 
     None where the span is not that long.

@@ -3,6 +3,7 @@
 Takes the samples of all arms, gives what `result.json` holds. Read next: `statistics.py` for what the numbers mean.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,17 +14,18 @@ from openflan.artifacts import fingerprint as fingerprint_of
 from openflan.catalog.task import Task
 from openflan.errors import Problem, RunError, nearest
 from openflan.evaluation import paired, statistics
-from openflan.evaluation.metrics import Metric, Outcome, choose, constant, guessing, metric, ranked
+from openflan.evaluation.metrics import Metric, Outcome, choose, constant, guessing, metric, ranked, unmatched
 from openflan.evaluation.paired import Answers, Pair
 from openflan.evaluation.result import (
     ArmResult,
     ClusterDifference,
     ClusterResult,
+    Matched,
     Result,
     TaskResult,
     rounded,
 )
-from openflan.evaluation.samples import without_shots
+from openflan.evaluation.samples import MATCHED, without_shots
 from openflan.evaluation.statistics import RESAMPLES, Floats, Ints
 
 GROUP_NUMBER = "group_number"
@@ -203,9 +205,11 @@ def outcomes_of(rows: pl.DataFrame) -> list[Outcome]:
     """Scored sample rows as what metrics are computed from."""
     columns = (rows[name].to_list() for name in ("options", "gold", "predicted", "prediction", "references", "grade"))
     return [
-        Outcome(prediction=prediction, references=tuple(references))
-        if predicted is None
-        else ranked(options, gold, predicted, grade)
+        ranked(options, gold, predicted, grade)
+        if predicted is not None
+        else unmatched(prediction, options, gold)
+        if options
+        else Outcome(prediction=prediction, references=tuple(references))
         for options, gold, predicted, prediction, references, grade in zip(*columns, strict=True)
     ]
 
@@ -260,7 +264,7 @@ def _task(one: _Answers, resampled: _Resampled) -> TaskResult:
     best = best_on_dev(one.dev, one.measure, one.templates)
     once = outcomes_of(one.rows.unique("row_id", keep="first", maintain_order=True))
     ties, near_ties = _ties(one.rows)
-    return {
+    found: TaskResult = {
         "metric": one.measure.name,
         "n": int(np.unique(one.items).size),
         "templates": len(one.templates),
@@ -279,6 +283,19 @@ def _task(one: _Answers, resampled: _Resampled) -> TaskResult:
         "unscored": one.unscored,
         "also": _also(one),
     }
+    if matched := _matched(one.rows):
+        found["matched"] = matched
+    return found
+
+
+def _matched(rows: pl.DataFrame) -> Matched | None:
+    """How written answers were matched to options; None where options were ranked or there are none."""
+    written = rows.filter((pl.col("options").list.len() > 0) & (pl.col("logprobs").list.len() == 0))
+    if written.is_empty():
+        return None
+    counts = Counter(written["reason"].to_list())
+    return {"equal": counts[MATCHED["equal"]], "begins": counts[MATCHED["begins"]],
+            "unmatched": written["predicted"].null_count()}  # fmt: skip
 
 
 def _also(one: _Answers) -> dict[str, float]:

@@ -37,7 +37,7 @@ class Outcome:
     options: tuple[str, ...] = ()
     """Empty for generated answers."""
     predicted: int = -1
-    """Index into options."""
+    """Index into options; -1 for a written answer, also for one that matches none of its options."""
     gold: tuple[int, ...] = ()
     """Indices of the right options: any of them counts."""
     grade: float | None = None
@@ -106,6 +106,18 @@ def ranked(options: Sequence[str], gold: Sequence[int], predicted: int, grade: f
         predicted=first[predicted],
         gold=right,
         grade=grade,
+    )
+
+
+def unmatched(text: str, options: Sequence[str], gold: Sequence[int]) -> Outcome:
+    """The outcome of a written answer that is none of the options."""
+    first = distinct(options)
+    right = tuple(sorted({first[index] for index in gold}))
+    return Outcome(
+        prediction=text,
+        references=tuple(options[index] for index in right),
+        options=tuple(options),
+        gold=right,
     )
 
 
@@ -214,7 +226,9 @@ def _class_statistics(outcomes: Sequence[Outcome]) -> Floats:
         gold = _gold_for(outcome)
         right, predicted, is_gold = np.split(row[1:], 3)
         right[gold] = outcome.predicted == gold
-        predicted[outcome.predicted] = is_gold[gold] = 1
+        is_gold[gold] = 1
+        if outcome.predicted >= 0:  # a written answer may be none of the options
+            predicted[outcome.predicted] = 1
     return sums
 
 
@@ -235,14 +249,14 @@ def _gold_for(outcome: Outcome) -> int:
 
 
 def _matthews_statistics(outcomes: Sequence[Outcome]) -> Floats:
-    """Right, 1, then how often each of K options was predicted and how often each is gold."""
-    num_options = max(len(outcome.options) for outcome in outcomes)
-    sums = np.zeros((len(outcomes), 2 + 2 * num_options))
+    """Right, 1, then how often each of K choices was predicted and how often each is gold: the options, and none."""
+    num_choices = max(len(outcome.options) for outcome in outcomes) + 1
+    sums = np.zeros((len(outcomes), 2 + 2 * num_choices))
     for row, outcome in zip(sums, outcomes, strict=True):
         gold = _gold_for(outcome)
         row[:2] = outcome.predicted == gold, 1
-        row[2 + outcome.predicted] = 1
-        row[2 + num_options + gold] = 1
+        row[2 + outcome.predicted % num_choices] = 1
+        row[2 + num_choices + gold] = 1
     return sums
 
 
@@ -270,11 +284,13 @@ def _gold_grade(outcome: Outcome) -> float:
 def _pearson_statistics(outcomes: Sequence[Outcome]) -> Floats:
     """1, x, y, xx, yy, xy: x the predicted grade, y the gold one. Options that are not numbers count by position.
 
-    The gold grade is the row's own where it has one (STS-B: people's average, of which the option is the nearest).
+    The gold grade is the row's own where it has one (STS-B: people's average, of which the option is the nearest). An
+    answer that matches no option has no grade: its row is zero and so left out.
     """
     x = np.array([_grade(outcome.options, outcome.predicted) for outcome in outcomes])
     y = np.array([_gold_grade(outcome) if outcome.grade is None else outcome.grade for outcome in outcomes])
-    return np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], axis=-1)
+    graded = np.array([outcome.predicted >= 0 for outcome in outcomes])
+    return np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], axis=-1) * graded[:, None]
 
 
 def _pearson(sums: Floats) -> Floats:

@@ -16,6 +16,14 @@ DIGITS = 6
 """Digits after the point that are kept: more would record rounding noise."""
 
 
+class Matched(TypedDict):
+    """How many written answers equal an option, begin with one, or name none (and count as wrong)."""
+
+    equal: int
+    begins: int
+    unmatched: int
+
+
 class TaskResult(TypedDict):
     """One arm on one task. Values are 0..1, save for correlations (-1..1)."""
 
@@ -48,6 +56,8 @@ class TaskResult(TypedDict):
     """Test samples left out of every number, with a reason in samples.parquet."""
     also: dict[str, float]
     """Further metrics and components, means over templates."""
+    matched: NotRequired[Matched]
+    """Only where answers were written and matched to the options: such a task was not rank-classified."""
 
 
 class ClusterResult(TypedDict):

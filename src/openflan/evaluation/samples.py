@@ -7,16 +7,20 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from openflan.artifacts import atomic_path
 from openflan.errors import CatalogError, Problem, RunError
-from openflan.evaluation.metrics import Outcome, choose, metric, ranked
+from openflan.evaluation.metrics import Outcome, choose, metric, ranked, unmatched
 from openflan.rendering.example import Example
 from openflan.scoring.generate import Generation
+from openflan.scoring.matching import How, match
 from openflan.scoring.rank import OptionScores
+
+if TYPE_CHECKING:
+    from openflan.scoring.remote import RemoteText
 
 SAMPLE_SCHEMA: dict[str, pl.DataType] = {
     "arm": pl.String(),
@@ -45,6 +49,13 @@ SAMPLE_SCHEMA: dict[str, pl.DataType] = {
 IDENTITY = ("arm", "task", "split", "row_id", "template", "shots")
 """What names one sample; rows are stored in this order."""
 ROW_GROUP = 65_536
+MATCHED: dict[How, str] = {
+    "equal": "generated: equals the option",
+    "begins": "generated: begins with the option",
+    "none": "generated, unmatched: names no option",
+    "several": "generated, unmatched: fits several options alike",
+}
+"""Reasons of answers that were written and then matched to the options. They have no log-probabilities."""
 SHOTS_MARK = "@"
 """Between the name of an arm and the number of exemplars it is shown: "tuned@5"."""
 
@@ -88,10 +99,10 @@ class SampleScore:
     logprobs: tuple[float, ...] = ()
     """Nats, summed over each option's tokens."""
     tokens: tuple[int, ...] = ()
-    """Scored tokens of each option; for a generation the one number of tokens written."""
+    """Scored tokens of each option; for a generation the one number of tokens written, where it is known."""
     prediction: str
     predicted: int | None = None
-    """Index into options; None for generations."""
+    """Index into options; None for generations, and for written answers that match no option."""
     gold: tuple[int, ...] = ()
     grade: float | None = None
     """The number gold was rounded from, where the task has one."""
@@ -138,7 +149,7 @@ class SampleScore:
     @staticmethod
     def generation(
         example: Example,
-        written: Generation,
+        written: "Generation | RemoteText",
         *,
         arm: str,
         cluster: str,
@@ -157,11 +168,46 @@ class SampleScore:
         outcome = Outcome(prediction=prediction, references=example.references)
         return SampleScore(
             **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
-            tokens=(len(written.token_ids),),
+            tokens=() if written.num_tokens is None else (written.num_tokens,),
             prediction=prediction,
             references=example.references,
             value=measure.value(outcome) if example.references else None,
             reason=f"ended: {written.ended}" if example.references else "no reference",
+        )
+
+    @staticmethod
+    def matched(
+        example: Example,
+        written: "Generation | RemoteText",
+        *,
+        arm: str,
+        cluster: str,
+        split: Literal["dev", "test"],
+        metric_name: str,
+        prompt: str,
+    ) -> "SampleScore":
+        """A written answer matched to the example's options: no rank classification, and its reason says so.
+
+        One that matches none counts as wrong; a correlation of grades leaves it out, since it has no grade.
+        """
+        measure = metric(metric_name)
+        found = match(written.text, example.options)
+        if found.index is None:
+            outcome = unmatched(written.text.strip(), example.options, example.gold)
+        else:
+            outcome = ranked(example.options, example.gold, found.index, example.grade)
+        scored = bool(example.gold) and (found.index is not None or metric_name != "pearson")
+        return SampleScore(
+            **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
+            options=example.options,
+            tokens=() if written.num_tokens is None else (written.num_tokens,),
+            prediction=outcome.prediction,
+            predicted=found.index,
+            gold=example.gold,
+            grade=example.grade,
+            references=outcome.references,
+            value=measure.value(outcome) if scored else None,
+            reason=MATCHED[found.how] if example.gold else "no gold option",
         )
 
 

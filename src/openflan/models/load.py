@@ -20,6 +20,7 @@ from transformers.utils import logging as bars
 from openflan.artifacts import file_sha256, write_text
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError
+from openflan.models.remote import is_remote
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -96,6 +97,10 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
 
 def find_model(name: str) -> Path:
     """The folder holding the model called `name`, downloaded where it is a hub id."""
+    if is_remote(name):
+        raise ModelError(
+            f"{name}: an endpoint has no weights or tokenizer here; `score`, `evaluate` and `run` can ask it"
+        )
     if name.startswith(WORLD_PREFIX):
         folder = WORLD_FOLDER / name.removeprefix(WORLD_PREFIX)
         if not _holds_model(folder):

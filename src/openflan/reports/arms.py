@@ -19,6 +19,9 @@ class ArmStyle:
 
 
 ACCENT = "#b4530a"
+GENERATED = "+generated"
+"""Ends the name of an arm whose options were not ranked (see `studies/remote.py`)."""
+_MATCHED = "it wrote answers, which were matched to the options"
 
 ARMS: dict[str, ArmStyle] = {
     "untuned": ArmStyle("Untuned", "the base model, given the same instructions", "#8d867d", "o"),
@@ -49,6 +52,9 @@ def style(arm: str) -> ArmStyle:
         face, asked = style(base), f"{shots} exemplar{'' if shots == 1 else 's'}"
         meaning = f"{face.meaning}; shown {asked}, or as many as fit".removeprefix("; ")
         return replace(face, title=f"{face.title}, {asked}", meaning=meaning, shots=shots)
+    if arm.endswith(GENERATED):
+        face = style(arm.removesuffix(GENERATED))
+        return replace(face, title=f"{face.title}, generated", meaning=f"{face.meaning}; not ranked: {_MATCHED}")
     colour, marker = _OTHERS[sum(arm.encode()) % len(_OTHERS)]
     if arm.startswith("remote:"):
         return ArmStyle(arm.removeprefix("remote:"), "a model behind a remote endpoint", colour, marker)

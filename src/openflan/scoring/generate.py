@@ -54,6 +54,11 @@ class Generation:
     ended: Ended
     """"eos": the model's end token; "stop": a stop text was written; "length": no room or no budget was left."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens written, the EOS left out."""
+        return len(self.token_ids)
+
 
 def requests_of(encoded: "Iterable[EncodedPrompt]") -> list[GenerationRequest]:
     """One request for each encoded example, named "task row_id template"."""

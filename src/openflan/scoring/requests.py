@@ -6,16 +6,18 @@ Read next: `rank.py`.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openflan.artifacts import write_text
 from openflan.encoding.boundary import WHITESPACE, split_many
-from openflan.errors import Problem, SourceError
+from openflan.errors import ModelError, Problem, SourceError
+from openflan.models.remote import Endpoint, remote_settings
+from openflan.scoring import remote
 from openflan.scoring.rank import OptionScores, ScoreRequest
 
 if TYPE_CHECKING:
@@ -92,6 +94,35 @@ def encode_requests(lm: "LanguageModel", requests: Sequence[TextRequest]) -> tup
         for request, boundary in zip(requests, boundaries, strict=True)
     ]
     return encoded, sum(boundary.merged for boundary in boundaries)
+
+
+class RemoteTextScores(NamedTuple):
+    """Scores in the order of the requests, for how many a token spans the join, and what the endpoint was used for."""
+
+    scores: list[OptionScores]
+    merged: int
+    spent: str
+
+
+def score_remotely(
+    model: str, texts: Sequence[TextRequest], *, store: Path | None, report: Callable[[int], None]
+) -> RemoteTextScores:
+    """The scores by the endpoint `remote:MODEL@URL`, joined and split as `encode_requests` does it.
+
+    A request it gives no usable answer to gets an `OptionScores` that says why. `report` gets the number answered.
+    Raises ModelError where the endpoint gives no log-probabilities of prompts, or fails for good.
+    """
+    settings = remote_settings(model)
+    asked = [remote.RemoteRequest(str(text.id), (text.inputs,), text.options) for text in texts]
+    with Endpoint(settings) as endpoint:
+        connected = remote.connect(endpoint, ranks=True)
+        if connected.way is None:
+            raise ModelError(Problem(model, f"cannot score: {connected.why}", "it can be asked by `evaluate`"))
+        found = remote.score(connected, asked, moved=WHITESPACE, store=store, report=report)
+    scores = {one.id: OptionScores(one.id, one.logprobs) for one in found.answers}
+    scores |= {one.id: OptionScores(one.id, (), one.reason) for one in found.skipped}
+    merged = sum(one.merged for one in found.answers)
+    return RemoteTextScores([scores[request.id] for request in asked], merged, found.usage.words(settings))
 
 
 def answers(requests: Sequence[TextRequest], scores: Iterable[OptionScores]) -> list[dict[str, Any]]:

@@ -1,12 +1,13 @@
-"""Work done in fixed chunks, each kept on disk once it is whole: a killed evaluation continues where it stood.
+"""Work kept on disk as it is done: a killed evaluation continues where it stood.
 
-Takes items in plan order and a function over one chunk of them, gives that function's records.
-Read next: `rank.py`, which scores through this.
+`in_chunks` takes items in plan order and a function over one chunk of them, gives that function's records. A `Journal`
+keeps single records as they come, in any order. Read next: `rank.py` and `remote.py`, which work through these.
 """
 
 import itertools
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,3 +70,43 @@ def _read(path: Path, expected: int) -> list[Record]:
         raise RunError(f"{path} holds {len(records)} records, expected {expected}; delete it and run again")
     log.debug("read %d records from %s", expected, path)
     return records
+
+
+class Journal:
+    """Records by key, each written to the end of `folder`/journal.jsonl the moment it is there; for several threads.
+
+    For work that is bought piece by piece: a kill at any moment loses only what was under way. Without a folder nothing
+    is kept. A line cut short by a kill counts as not there.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / "journal.jsonl"
+        self._lock = threading.Lock()
+        self._records: dict[str, Record] = {}
+        if self._path is None or not self._path.exists():
+            return
+        torn = 0
+        for line in self._path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                entry: Any = json.loads(line)
+                self._records[entry["key"]] = entry["record"]
+            except (ValueError, KeyError, TypeError):
+                torn += bool(line)
+        if torn:
+            log.warning("%s: %d lines cannot be read; what they held is done again", self._path, torn)
+
+    def get(self, key: str) -> Record | None:
+        """The record kept under `key`."""
+        return self._records.get(key)
+
+    def put(self, key: str, record: Record) -> None:
+        """Keep a record; it must come back from JSON as it went in."""
+        with self._lock:
+            self._records[key] = record
+            if self._path is None:
+                return
+            line = json.dumps({"key": key, "record": record}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # A line break on both sides: the line before may have been cut short.
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{line}\n")

@@ -1,7 +1,7 @@
 """One arm's answers: every evaluated example encoded, ranked or generated, and scored."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openflan.models.load import LanguageModel
     from openflan.scoring.generate import Generation
     from openflan.scoring.rank import OptionScores
+    from openflan.scoring.remote import RemoteText
 
 PROMPTS_KEPT = 4
 """Test rows of each task whose full prompts are kept for people to read."""
@@ -74,34 +75,51 @@ def answer(
         store=folder / "generate",
         report=lambda done: report(len(options) + done, total),
     )
+    read = {example_id(e.read): e.read for e in (*options, *prompts)}
+    return samples_of(arm, [*ranked, *written], read, examples, tasks, prompt_format)
+
+
+def example_id(example: Example) -> str:
+    """What an example's request is called, and its answer after it."""
+    return f"{example.task} {example.row_id} {example.template}"
+
+
+def samples_of(
+    arm: str,
+    answers: "Iterable[OptionScores | Generation | RemoteText]",
+    read: Mapping[str, Example],
+    examples: Sequence[tuple[EvaluatedSplit, Example]],
+    tasks: Mapping[str, Task],
+    prompt_format: PromptFormat,
+) -> pl.DataFrame:
+    """The samples that answers make, of examples as they were `read`: shortened where the whole did not fit.
+
+    A text written where there are options is matched to them.
+    """
+    from openflan.scoring.rank import OptionScores
+
     part_of = {(e.task, e.row_id): part for part, e in examples}
-    read = {f"{e.task} {e.row_id} {e.template}": e.read for e in (*options, *prompts)}
     shown = _shown(examples)
     samples: list[SampleScore] = []
-
-    def about(one: "OptionScores | Generation") -> tuple[Example, dict[str, Any]]:
+    for one in answers:
         example = read[one.id]
-        task = tasks[example.task]
-        return example, {
+        task, prompt = tasks[example.task], prompt_format.of(example)
+        facts: dict[str, Any] = {
             "arm": arm,
             "cluster": task.clusters[0],
             "split": part_of[example.task, example.row_id],
             "metric_name": task.metrics[0],
-            "prompt": prompt_format.of(example),
+            "prompt": prompt,
         }
-
-    for scores in ranked:
-        example, facts = about(scores)
-        samples.append(SampleScore.ranking(example, scores, **facts))
-    for generation in written:
-        example, facts = about(generation)
-        samples.append(SampleScore.generation(example, generation, **facts))
-    return sample_frame(
-        dataclasses.replace(sample, prompt=prompt_format.of(read[f"{sample.task} {sample.row_id} {sample.template}"]))
-        if (sample.task, sample.row_id) in shown
-        else sample
-        for sample in samples
-    )
+        if isinstance(one, OptionScores):
+            sample = SampleScore.ranking(example, one, **facts)
+        elif example.options:
+            sample = SampleScore.matched(example, one, **facts)
+        else:
+            sample = SampleScore.generation(example, one, **facts)
+        kept = (sample.task, sample.row_id) in shown
+        samples.append(dataclasses.replace(sample, prompt=prompt) if kept else sample)
+    return sample_frame(samples)
 
 
 def _shown(examples: Sequence[tuple[EvaluatedSplit, Example]]) -> set[tuple[str, str]]:

@@ -1,11 +1,12 @@
 """A recipe: everything that decides what a run's numbers are, as one TOML file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from openflan.artifacts import fingerprint
 from openflan.catalog.holdout import Rule
@@ -14,12 +15,23 @@ from openflan.encoding.prompt_format import Lengths, PromptFormat
 from openflan.errors import ConfigError, Problem, nearest
 from openflan.evaluation.samples import with_shots
 from openflan.mixture.mixture import MixtureSettings
+from openflan.models.remote import REMOTE_PREFIX, RemoteSettings, is_remote, remote_settings
 from openflan.rendering.exemplars import Draw
 from openflan.rendering.render import Wording
 from openflan.tuning.settings import TuningSettings
 
-Arm = Literal["untuned", "untuned_completion", "tuned", "few_shot", "no_template", "dataset_name"]
-"""The systems compared, by the paper's names (DESIGN section 9)."""
+ARMS = ("untuned", "untuned_completion", "tuned", "few_shot", "no_template", "dataset_name")
+_REMOTE_ARM = re.compile(rf"{REMOTE_PREFIX}[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _known_arm(name: str) -> str:
+    if name not in ARMS and not _REMOTE_ARM.fullmatch(name):
+        raise ValueError(f"expected one of {', '.join(ARMS)}, or remote:NAME with a table [remote.NAME]")
+    return name
+
+
+Arm = Annotated[str, AfterValidator(_known_arm)]
+"""The systems compared, by the paper's names (DESIGN section 9): one of `ARMS`, or `remote:NAME`."""
 
 TUNED_WITH: dict[Arm, Wording] = {
     "tuned": "instructions",
@@ -67,6 +79,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
+    """Hub id, folder, `world:NAME`, or an endpoint as `remote:MODEL@URL`, which can only be asked."""
     hold_out: tuple[str, ...]
     """Clusters that are evaluated and never tuned on. Only a mixture for another trainer may hold out none."""
     catalogs: Annotated[tuple[str, ...], Field(min_length=1)] = ("flan",)
@@ -87,6 +100,35 @@ class Recipe(BaseModel):
     lengths: Lengths = Lengths()
     tuning: TuningSettings = TuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    remote: Mapping[str, RemoteSettings] = {}
+    """The endpoints of arms `remote:NAME`, by NAME."""
+
+    @model_validator(mode="after")
+    def _endpoints_fit(self) -> "Recipe":
+        problems = [
+            f"arms: {arm} needs a table [remote.{name}] with url and model"
+            for arm in self.arms
+            if is_remote(arm) and (name := arm.removeprefix(REMOTE_PREFIX)) not in self.remote
+        ]
+        if is_remote(self.model):
+            try:
+                remote_settings(self.model)
+            except ConfigError as error:
+                problems += map(str, error.problems)
+            problems += [
+                f"arms: {arm} tunes its model, and an endpoint can only be asked"
+                for arm in self.arms
+                if arm in TUNED_WITH
+            ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def endpoint_of(self, arm: Arm) -> RemoteSettings | None:
+        """The endpoint that answers for an arm; None where a model is loaded here."""
+        if is_remote(arm):
+            return self.remote[arm.removeprefix(REMOTE_PREFIX)]
+        return remote_settings(self.model) if is_remote(self.model) else None
 
     @property
     def hold_out_options(self) -> dict[str, Any]:
@@ -105,7 +147,13 @@ class Recipe(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""
-        return self.model_dump(mode="json", exclude={"data_root", "require_all"}) | {"tuning": self.tuning.content()}
+        left_out = {"data_root", "require_all", "remote"}
+        plain = self.model_dump(mode="json", exclude=left_out) | {"tuning": self.tuning.content()}
+        if is_remote(self.model):
+            plain["model"] = {"remote": remote_settings(self.model).content()}
+        if self.remote:
+            plain["remote"] = {name: settings.content() for name, settings in sorted(self.remote.items())}
+        return plain
 
     @property
     def fingerprint(self) -> str:
@@ -113,7 +161,7 @@ class Recipe(BaseModel):
 
     def to_toml(self) -> str:
         """The resolved recipe as TOML; keys that are null are left out, which reads back the same."""
-        return tomli_w.dumps(_without_nulls(self.model_dump(mode="json")))
+        return tomli_w.dumps(_without_nulls(self.model_dump(mode="json", exclude=None if self.remote else {"remote"})))
 
     def changed(self, **updates: Any) -> "Recipe":
         """A copy with top-level keys replaced, checked again; raises ConfigError."""
@@ -123,7 +171,7 @@ class Recipe(BaseModel):
 RECIPES = Path(__file__).parent / "recipes"
 """Recipes that ship with the package."""
 
-SECTIONS = (MixtureSettings, PromptFormat, Lengths, TuningSettings, EvaluationSettings)
+SECTIONS = (MixtureSettings, PromptFormat, Lengths, TuningSettings, EvaluationSettings, RemoteSettings)
 
 
 def load_recipe(file: Path) -> Recipe:

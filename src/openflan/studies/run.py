@@ -26,6 +26,7 @@ from openflan.studies.answer import answer
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
+from openflan.studies.remote import answer_remotely
 from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
 
 if TYPE_CHECKING:
@@ -105,26 +106,33 @@ def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Prog
     folder = out / "arms" / arm
     if (file := folder / "samples.parquet").exists():
         return read_samples(file)
-    _set_threads(recipe)
     ledger = Ledger()
-    lm = arm_model(arm, recipe, rows, out, ledger, progress)
-    kind = "completion" if arm == "untuned_completion" else "direct"
+    endpoint = recipe.endpoint_of(arm)
+    own_style = arm == "untuned_completion" or (endpoint is not None and endpoint.templates == "completion")
+    lm = None
+    if endpoint is None:
+        _set_threads(recipe)
+        lm = arm_model(arm, recipe, rows, out, ledger, progress)
     parts: list[pl.DataFrame] = []
     for name, shots in recipe.shots_of(arm).items():
-        parts.append(
-            answer(
-                name,
-                lm,
-                list(evaluation_examples(rows, kind, ledger, shots=shots)),
-                rows.tasks,
-                prompt_format=prompt_format(lm, recipe),
-                lengths=recipe.lengths,
-                settings=recipe.evaluation,
-                folder=folder / "scores" / (f"{shots}-shot" if shots else ""),
-                ledger=ledger,
-                report=lambda done, total, name=name: progress(ProgressEvent(f"{out.name}/{name}: score", done, total)),
-            )
-        )
+        examples = list(evaluation_examples(rows, "completion" if own_style else "direct", ledger, shots=shots))
+
+        def report(done: int, total: int, name: str = name) -> None:
+            progress(ProgressEvent(f"{out.name}/{name}: score", done, total))
+
+        common: dict[str, Any] = {
+            "settings": recipe.evaluation,
+            "folder": folder / "scores" / (f"{shots}-shot" if shots else ""),
+            "ledger": ledger,
+            "report": report,
+        }
+        if endpoint is not None:
+            prompt = recipe.prompt or PromptFormat()
+            parts.append(answer_remotely(name, endpoint, examples, rows.tasks, prompt_format=prompt, **common))
+        else:
+            assert lm is not None
+            prompt = prompt_format(lm, recipe)
+            parts.append(answer(name, lm, examples, rows.tasks, prompt_format=prompt, lengths=recipe.lengths, **common))
     samples = pl.concat(parts)
     artifacts.write_json(folder / "ledger.json", ledger.to_json())
     write_samples(samples, file)
