@@ -40,17 +40,18 @@ def test_company_in_the_batch_changes_nothing(architecture):
     assert together == generate(lm, REQUESTS, max_new_tokens=12, batch_tokens=1)
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", WITH_CACHE)
 def test_prompts_with_a_common_beginning_and_texts_of_many_lengths(architecture):
     """As few-shot prompts are: long common beginnings, and texts that leave the batch at different times."""
     lm = tiny(architecture)
     shared = tuple(5 + 7 * i % 200 for i in range(40))
     requests = [GenerationRequest(f"{i}", shared[: 40 - i % 3] + tuple(range(20 + i, 21 + 2 * i))) for i in range(12)]
-    # Stops that end texts early and late: whatever each text holds at a place of its own.
     whole = generate(lm, requests, max_new_tokens=24, stops=[])
-    # (No broken characters: a later byte may still make something else of them.)
-    pairs = {one.text[at : at + 2] for at, one in enumerate(whole)}
-    stops = sorted(pair for pair in pairs if pair and "\ufffd" not in pair)[:5]
+    # Stops that end texts early and late: pairs that the texts hold at the most different places. (No broken
+    # characters: a later byte may still make something else of them.)
+    pairs = {one.text[at : at + 2] for one in whole for at in range(len(one.text))}
+    places = {pair: len({one.text.find(pair) for one in whole}) for pair in pairs if "\ufffd" not in pair}
+    stops = sorted(places, key=lambda pair: (-places[pair], pair))[:2]
     together = generate(lm, requests, max_new_tokens=24, stops=stops)
     assert len({len(one.token_ids) for one in together}) > 1  # some leave the batch before others
     assert together == [generate(lm, [request], max_new_tokens=24, stops=stops)[0] for request in requests]
@@ -61,6 +62,11 @@ def test_prompts_with_a_common_beginning_and_texts_of_many_lengths(architecture)
             assert one.text == full.text[: min(cuts)]
         else:
             assert not cuts and one == full
+
+
+def test_a_model_without_keys_and_values_is_refused_by_name():
+    with pytest.raises(ModelError, match="MambaForCausalLM keeps no keys and values"):
+        generate(tiny("mamba"), REQUESTS, max_new_tokens=2)
 
 
 def test_a_common_beginning_is_computed_once(llama, monkeypatch):
