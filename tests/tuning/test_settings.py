@@ -36,3 +36,13 @@ def test_where_checkpoints_go_does_not_decide_the_weights() -> None:
 def test_reading_settings_loads_neither_torch_nor_transformers() -> None:
     code = "import sys, openflan.tuning.settings; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_auto_precision_is_one_of_the_two() -> None:
+    import torch
+
+    from openflan.tuning.tune import computes_bfloat16
+
+    assert computes_bfloat16(torch.device("cpu")) in (True, False)
+    assert not computes_bfloat16(torch.device("meta"))
+    assert TuningSettings(precision="auto").content() != TuningSettings(precision="float32").content()

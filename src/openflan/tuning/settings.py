@@ -36,8 +36,9 @@ class TuningSettings(BaseModel):
     """After the warm-up; "linear" falls to zero at the last step."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """The largest gradient norm of a step; null clips nothing."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward and backward pass; weights and optimizer keep the model's own."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of the forward and backward pass; weights and optimizer keep the model's own. "auto" is bfloat16 where the device
+    computes in it, else float32: emulated it takes several times as long."""
     method: Literal["full", "lora", "soft_prompt"] = "full"
     lora: LoraSettings = LoraSettings()
     soft_prompt_tokens: int = Field(default=10, ge=1)

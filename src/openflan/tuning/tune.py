@@ -158,7 +158,7 @@ def _step(
 ) -> tuple[float, float]:
     """One optimizer step: (loss, gradient norm before clipping)."""
     optimizer.zero_grad(set_to_none=True)
-    bfloat16 = settings.precision == "bfloat16"
+    bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and computes_bfloat16(lm.device))
     loss = backward(lm.model, rows, forward_tokens=settings.forward_tokens, bfloat16=bfloat16, packed=packed)
     trainable = [p for p in lm.model.parameters() if p.requires_grad]
     norm = float(torch.nn.utils.clip_grad_norm_(trainable, settings.clip_norm or math.inf))
@@ -174,6 +174,15 @@ def _step(
         group["lr"] = settings.lr_at(step)
     optimizer.step()
     return loss, norm
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 itself; others emulate it, ten times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Torch's own names, which a release may take away: then float32 is the answer.
+    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return device.type == "cpu" and any(supported is not None and supported() for supported in known)
 
 
 def _described(
