@@ -485,6 +485,9 @@ def test_twenty_tasks_take_less_than_eight_seconds() -> None:
         for one in (TUNED, UNTUNED)
     ]
     start = time.process_time()
-    sides = [Side(label=name, samples=rows, metrics=dict.fromkeys(tasks, "accuracy")) for name, rows in zip("AB", pair)]  # noqa: B905
+    sides = [
+        Side(label=name, samples=rows, metrics=dict.fromkeys(tasks, "accuracy"))
+        for name, rows in zip("AB", pair, strict=True)
+    ]
     compare(*sides, changed=True)
     assert time.process_time() - start < 8

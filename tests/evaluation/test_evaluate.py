@@ -212,7 +212,10 @@ def test_a_second_task_on_the_same_passages_does_not_narrow_a_clusters_interval(
     both = pl.concat([SAMPLES.filter(task="t"), SAMPLES.filter(task="t").with_columns(pl.lit("u").alias("task"))])
     result = evaluated(both, resamples=2000)
     (nli,), own = result.differences, result.arms["tuned"]
-    width = lambda found: found["high"] - found["low"]  # noqa: E731
+
+    def width(found):
+        return found["high"] - found["low"]
+
     assert width(own["clusters"]["nli"]) == pytest.approx(width(own["tasks"]["t"]), rel=0.08)
     assert width(nli) == pytest.approx(width(nli["tasks"]["t"]), rel=0.08)
     assert nli["smallest_detectable"] == pytest.approx(nli["tasks"]["t"]["smallest_detectable"], rel=0.05)

@@ -86,15 +86,13 @@ def read_catalog(*folders: str | Path) -> tuple[Catalog, list[Problem]]:
         for file in sorted(path.glob("*.toml")):
             if file.name == CLUSTERS_FILE or (task := _load_task(file, problems)) is None:
                 continue
-            lines = TaskLines.of(file)
             if task.name in tasks:
-                where = at(file, lines.key(["name"]))
+                where = at(file, TaskLines.of(file).key(["name"]))
                 problems.append(Problem(where, f"task {task.name} is already in {tasks[task.name][1]}"))
-                continue
-            unknown = [cluster for cluster in task.clusters if cluster not in clusters]
-            where = f"{at(file, lines.key(['clusters']))}: clusters"
-            problems += [Problem(where, f"no cluster {name!r}", nearest(name, clusters)) for name in unknown]
-            if not unknown:
+            elif unknown := [cluster for cluster in task.clusters if cluster not in clusters]:
+                where = f"{at(file, TaskLines.of(file).key(['clusters']))}: clusters"
+                problems += [Problem(where, f"no cluster {name!r}", nearest(name, clusters)) for name in unknown]
+            else:
                 tasks[task.name] = (task, file)
     names = sorted(tasks)
     catalog = Catalog({name: tasks[name][0] for name in names}, clusters, {name: tasks[name][1] for name in names})
@@ -134,7 +132,7 @@ def _load_task(file: Path, problems: list[Problem]) -> Task | None:
     table = _parse(file, problems)
     if len(problems) > before:
         return None
-    task = _validate(Task, table, str(file), problems, TaskLines.of(file))
+    task = _validate(Task, table, str(file), problems, file)
     if task is not None and task.name != file.stem:
         where = f"{at(file, TaskLines.of(file).key(['name']))}: name"
         problems.append(Problem(where, f"is {task.name!r}", f"a task's file is called after it: {task.name}.toml"))
@@ -151,12 +149,13 @@ def _parse(file: Path, problems: list[Problem]) -> dict[str, Any]:
 
 
 def _validate(
-    model: type[Model], table: Mapping[str, Any], where: str, problems: list[Problem], lines: TaskLines | None = None
+    model: type[Model], table: Mapping[str, Any], where: str, problems: list[Problem], file: Path | None = None
 ) -> Model | None:
     try:
         return model.model_validate(table)
     except ValidationError as error:
         keys = known_keys(Task, Source, Answer, Paper, Template, Cluster)
+        lines = None if file is None else TaskLines.of(file)
         problems.extend(validation_problems(error, where, keys, lines))
         return None
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+NAME = r"^[a-z0-9][a-z0-9_]*$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 Form = Literal["classification", "multiple_choice", "generation"]
 Kind = Literal["direct", "inverted", "completion"]
 Split = Literal["train", "dev", "test"]

@@ -1,6 +1,5 @@
 """`openflan catalog list | show | clusters | lineage | check | docs | new`"""
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -172,7 +171,7 @@ def check(
     from openflan.sources.read import SourceSettings
 
     found, problems = read_catalog(*options.listed(catalog))
-    total, processes = len(found.tasks), workers or os.cpu_count() or 1
+    total, processes = len(found.tasks), workers or options.cores()
     with shown_progress(quiet=quiet or json_) as progress:
         checks = check_catalog(
             found,

@@ -68,7 +68,7 @@ def numbers(values: list[str] | None) -> list[int] | None:
 
 
 def cores() -> int:
-    """How many processes read rows."""
+    """How many processes share work that is not the model's."""
     return os.cpu_count() or 1
 
 

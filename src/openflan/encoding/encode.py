@@ -40,9 +40,6 @@ class Encoded:
 class EncodedOptions:
     """An example to rank options of: one prompt, the ids of each option without EOS, in the example's order."""
 
-    task: str
-    row_id: str
-    template: str
     prompt_ids: Ids
     option_ids: tuple[Ids, ...]
     read: Example
@@ -55,9 +52,6 @@ class EncodedOptions:
 class EncodedPrompt:
     """An example to generate for."""
 
-    task: str
-    row_id: str
-    template: str
     prompt_ids: Ids
     read: Example
     """The example as its prompt has it: shortened where the whole did not fit."""
@@ -106,10 +100,7 @@ def encode_options(
         return _room(lengths, context, max(map(len, boundary.continuation_ids)))
 
     found = _fit(examples, lambda e: e.options, most, tokenizer, prompt_format, ledger)
-    return [
-        EncodedOptions(e.task, e.row_id, e.template, boundary.prompt_ids, boundary.continuation_ids, e, boundary.merged)
-        for e, boundary in found
-    ]
+    return [EncodedOptions(boundary.prompt_ids, boundary.continuation_ids, e, boundary.merged) for e, boundary in found]
 
 
 def encode_prompts(
@@ -127,7 +118,7 @@ def encode_prompts(
         return _room(lengths, context, lengths.targets)
 
     found = _fit(examples, lambda e: (), most, tokenizer, prompt_format, ledger)
-    return [EncodedPrompt(e.task, e.row_id, e.template, boundary.prompt_ids, e) for e, boundary in found]
+    return [EncodedPrompt(boundary.prompt_ids, e) for e, boundary in found]
 
 
 def _eos_id(tokenizer: Tokenizer) -> int:

@@ -399,48 +399,20 @@ def _bleu(sums: Floats) -> Floats:
     return np.where(sums[..., -1] > 0, found, math.nan)[..., None]
 
 
+def _choice_metric(
+    name: str, statistics: Callable[[Sequence[Outcome]], Floats], finish: Callable[[Floats], Floats]
+) -> Metric:
+    """A metric of chosen options with one number, which is no mean of single answers' values."""
+    return Metric(name=name, components=(name,), needs_options=True, value=_right, statistics=statistics, finish=finish)
+
+
 _ALL = (
     _mean_metric("accuracy", ("accuracy",), lambda outcome: (_right(outcome),), needs_options=True),
-    Metric(
-        name="f1",
-        components=("f1",),
-        needs_options=True,
-        value=_right,
-        statistics=_binary_statistics,
-        finish=_binary_f1,
-    ),
-    Metric(
-        name="f1a",
-        components=("f1a",),
-        needs_options=True,
-        value=_right,
-        statistics=_binary_statistics,
-        finish=_binary_f1,
-    ),
-    Metric(
-        name="macro_f1",
-        components=("macro_f1",),
-        needs_options=True,
-        value=_right,
-        statistics=_class_statistics,
-        finish=_macro_f1,
-    ),
-    Metric(
-        name="matthews",
-        components=("matthews",),
-        needs_options=True,
-        value=_right,
-        statistics=_matthews_statistics,
-        finish=_matthews,
-    ),
-    Metric(
-        name="pearson",
-        components=("pearson",),
-        needs_options=True,
-        value=_right,
-        statistics=_pearson_statistics,
-        finish=_pearson,
-    ),
+    _choice_metric("f1", _binary_statistics, _binary_f1),
+    _choice_metric("f1a", _binary_statistics, _binary_f1),
+    _choice_metric("macro_f1", _class_statistics, _macro_f1),
+    _choice_metric("matthews", _matthews_statistics, _matthews),
+    _choice_metric("pearson", _pearson_statistics, _pearson),
     _mean_metric("exact_match", ("exact_match",), _exact_match),
     _mean_metric("squad", ("f1", "exact_match"), _squad),
     _mean_metric("drop", ("f1", "exact_match"), _drop),

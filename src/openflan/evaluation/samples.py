@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import polars as pl
 
@@ -58,6 +58,8 @@ MATCHED: dict[How, str] = {
 """Reasons of answers that were written and then matched to the options. They have no log-probabilities."""
 SHOTS_MARK = "@"
 """Between the name of an arm and the number of exemplars it is shown: "tuned@5"."""
+GENERATED = "+generated"
+"""Ends the name of an arm whose options were not ranked, so that nothing shows it as rank classification."""
 
 
 def with_shots(arm: str, shots: int) -> str:
@@ -77,6 +79,17 @@ def without_shots(arm: str) -> tuple[str, int]:
     """
     base, mark, shots = arm.rpartition(SHOTS_MARK)
     return (base, int(shots)) if mark and shots.isdecimal() else (arm, 0)
+
+
+class SampleFacts(TypedDict):
+    """What a sample says beside its example and its answer."""
+
+    arm: str
+    cluster: str
+    split: Literal["dev", "test"]
+    metric_name: str
+    prompt: str
+    """The text the model read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,20 +133,15 @@ class SampleScore:
     def ranking(
         example: Example,
         scores: OptionScores,
-        *,
-        arm: str,
-        cluster: str,
-        split: Literal["dev", "test"],
-        metric_name: str,
-        prompt: str,
+        **facts: Unpack[SampleFacts],
     ) -> "SampleScore":
-        """The example's likeliest option against its gold; `prompt` is the text the model read."""
-        measure = metric(metric_name)
+        """The example's likeliest option against its gold."""
+        measure = metric(facts["metric_name"])
         predicted, _ = choose(scores.sums, example.options)
         scored = bool(example.gold)
         outcome = ranked(example.options, example.gold, predicted, example.grade)
         return SampleScore(
-            **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
+            **_common(example, facts),
             options=example.options,
             logprobs=scores.sums,
             tokens=scores.tokens,
@@ -150,24 +158,19 @@ class SampleScore:
     def generation(
         example: Example,
         written: "Generation | RemoteText",
-        *,
-        arm: str,
-        cluster: str,
-        split: Literal["dev", "test"],
-        metric_name: str,
-        prompt: str,
+        **facts: Unpack[SampleFacts],
     ) -> "SampleScore":
-        """What the model wrote against the example's references; `prompt` is the text the model read.
+        """What the model wrote against the example's references.
 
         Raises CatalogError where the metric needs options.
         """
-        measure = metric(metric_name)
+        measure = metric(facts["metric_name"])
         if measure.needs_options:
-            raise CatalogError(f"{example.task}: metric {metric_name} needs options, the task is generated")
+            raise CatalogError(f"{example.task}: metric {measure.name} needs options, the task is generated")
         prediction = written.text.strip()
         outcome = Outcome(prediction=prediction, references=example.references)
         return SampleScore(
-            **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
+            **_common(example, facts),
             tokens=() if written.num_tokens is None else (written.num_tokens,),
             prediction=prediction,
             references=example.references,
@@ -179,26 +182,21 @@ class SampleScore:
     def matched(
         example: Example,
         written: "Generation | RemoteText",
-        *,
-        arm: str,
-        cluster: str,
-        split: Literal["dev", "test"],
-        metric_name: str,
-        prompt: str,
+        **facts: Unpack[SampleFacts],
     ) -> "SampleScore":
         """A written answer matched to the example's options: no rank classification, and its reason says so.
 
         One that matches none counts as wrong; a correlation of grades leaves it out, since it has no grade.
         """
-        measure = metric(metric_name)
+        measure = metric(facts["metric_name"])
         found = match(written.text, example.options)
         if found.index is None:
             outcome = unmatched(written.text.strip(), example.options, example.gold)
         else:
             outcome = ranked(example.options, example.gold, found.index, example.grade)
-        scored = bool(example.gold) and (found.index is not None or metric_name != "pearson")
+        scored = bool(example.gold) and (found.index is not None or measure.name != "pearson")
         return SampleScore(
-            **_common(example, arm=arm, cluster=cluster, split=split, prompt=prompt),
+            **_common(example, facts),
             options=example.options,
             tokens=() if written.num_tokens is None else (written.num_tokens,),
             prediction=outcome.prediction,
@@ -211,18 +209,18 @@ class SampleScore:
         )
 
 
-def _common(example: Example, *, arm: str, cluster: str, split: Literal["dev", "test"], prompt: str) -> dict[str, Any]:
+def _common(example: Example, facts: SampleFacts) -> dict[str, Any]:
     return {
-        "arm": arm,
+        "arm": facts["arm"],
         "task": example.task,
-        "cluster": cluster,
-        "split": split,
+        "cluster": facts["cluster"],
+        "split": facts["split"],
         "row_id": example.row_id,
         "group": example.group or example.row_id,
         "template": example.template,
         "shots": len(example.exemplars),
         "exemplars": example.exemplar_rows,
-        "prompt_sha": hashlib.sha256(prompt.encode()).hexdigest(),
+        "prompt_sha": hashlib.sha256(facts["prompt"].encode()).hexdigest(),
     }
 
 

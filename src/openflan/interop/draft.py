@@ -5,6 +5,7 @@ column is the answer and says so; the wordings are there to be replaced.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from openflan.artifacts import write_text
 from openflan.catalog.load import CLUSTERS_FILE, load_catalog
+from openflan.catalog.task import NAME
 from openflan.errors import CatalogError, ConfigError, Problem, SourceError, nearest
 from openflan.seeding import generator
 from openflan.sources.local import FILES, read_file
@@ -60,7 +62,7 @@ def new_task(
     problems += [
         Problem(what, "is not a name", "use lower-case letters, digits and _")
         for what in (name, cluster)
-        if not what.replace("_", "a").isalnum() or what != what.lower() or what.startswith("_")
+        if not re.match(NAME, what)
     ]
     if not any(file.name.endswith(f".{ending}") for ending in FILES):
         problems.append(Problem(str(file), "unknown kind of file", f"expected .{', .'.join(FILES)}"))
@@ -233,16 +235,10 @@ def _lay_out(name: str, rows: Rows, folder: Path) -> list[Path]:
     """Write the rows as train.jsonl and test.jsonl; which row goes where depends on the task's name alone."""
     order = generator(0, "new task", name).permutation(len(rows))
     test = {int(index) for index in order[: max(1, round(TEST_SHARE * len(rows)))]}
-    written: list[Path] = []
-    for split, chosen in (
-        ("train", [i not in test for i in range(len(rows))]),
-        ("test", [i in test for i in range(len(rows))]),
-    ):
-        lines = [
-            json.dumps(dict(row), ensure_ascii=False, default=str)
-            for row, take in zip(rows, chosen, strict=True)
-            if take
-        ]
-        write_text(folder / f"{split}.jsonl", "\n".join([*lines, ""]))
-        written.append(folder / f"{split}.jsonl")
-    return written
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for index, row in enumerate(rows):
+        line = json.dumps(dict(row), ensure_ascii=False, default=str)
+        lines["test" if index in test else "train"].append(line)
+    for split, written in lines.items():
+        write_text(folder / f"{split}.jsonl", "\n".join([*written, ""]))
+    return [folder / f"{split}.jsonl" for split in lines]

@@ -247,14 +247,18 @@ def _refuse(
         raise ModelError(f"{type(module).__name__} builds its own attention mask: packing would not be respected")
     if shape[0] != 1 or shape[2] != sum(segments.lengths):
         raise ModelError(f"packed attention got {shape[0]} x {shape[2]} tokens: expected 1 x {sum(segments.lengths)}")
-    for argument, given in others.items():
-        if argument in HARMLESS or given is None or (given is False and argument != "is_causal"):
-            continue
-        if argument == "sliding_window" and given >= segments.longest:
-            continue
-        if argument == "is_causal" and given is True:
-            continue
-        raise ModelError(f"{type(module).__name__} asks attention for {argument}, which packed attention does not do")
+    for argument, given in beyond_causal(others):
+        if argument != "sliding_window" or given < segments.longest:
+            name = type(module).__name__
+            raise ModelError(f"{name} asks attention for {argument}, which packed attention does not do")
+
+
+def beyond_causal(arguments: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The arguments that ask for something else than causal attention."""
+    for argument, given in arguments.items():
+        off = given is None or (given is False and argument != "is_causal")
+        if not (off or argument in HARMLESS or (argument == "is_causal" and given is True)):
+            yield argument, given
 
 
 def _attend_each(

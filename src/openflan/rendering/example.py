@@ -36,6 +36,11 @@ class Example:
     exemplar_rows: tuple[str, ...] = ()
     """Row ids of the exemplars, where they are known."""
 
+    @property
+    def id(self) -> str:
+        """What requests for it, and their answers, are called."""
+        return f"{self.task} {self.row_id} {self.template}"
+
     def first_exemplars(self, count: int) -> "Example":
         """The example with no more than its first `count` exemplars."""
         if count >= len(self.exemplars):

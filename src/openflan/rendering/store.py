@@ -6,6 +6,7 @@ the code that reads them. Stores lie in the cache folder; deleting it costs time
 Read next: `mixture/mixture.py`.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from openflan.errors import SourceError
 from openflan.ledger import Ledger
 from openflan.rendering import environment, render
 from openflan.rendering.render import ReadRow, read_columns
-from openflan.sources import prepare, read
+from openflan.sources import hub, local, prepare, read
 from openflan.sources.hub import go_offline_if_unreachable
 from openflan.sources.read import SourceSettings, can_be_read, iter_rows, source_identity
 
@@ -117,7 +118,7 @@ def read_store(job: StoreJob, ledger: Ledger) -> RowStore:
 
     Raises SourceError if the rows cannot be found or read.
     """
-    folder = stage(job.folder, lambda work: _build(job, work))
+    folder = _built(job)
     about = read_json(folder / ABOUT_FILE)
     ledger.merge([Ledger.from_json(about["ledger"])])
     return RowStore(folder / ROWS_FILE, about["rows"], about["sha"])
@@ -159,10 +160,12 @@ def _is_stored(job: StoreJob) -> bool:
 
 
 def _try_build(job: StoreJob) -> None:
-    try:
-        stage(job.folder, lambda work: _build(job, work))
-    except SourceError:
-        return
+    with contextlib.suppress(SourceError):
+        _built(job)
+
+
+def _built(job: StoreJob) -> Path:
+    return stage(job.folder, lambda work: _build(job, work))
 
 
 def _build(job: StoreJob, work: Path) -> None:
@@ -206,7 +209,7 @@ def _task_content(task: Task) -> Any:
 def _code() -> str:
     """Names the code between a source and a `ReadRow`: a repaired prepare step makes a new store."""
     digest = hashlib.sha256()
-    files = [Path(str(module.__file__)) for module in (prepare, read, environment, render)]
+    files = [Path(str(module.__file__)) for module in (hub, local, prepare, read, environment, render)]
     for file in [*files, *sorted(Path(str(world.__file__)).parent.glob("*.py"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from openflan.evaluation.samples import GENERATED, without_shots
+
 
 @dataclass(frozen=True, slots=True)
 class ArmStyle:
@@ -19,8 +21,6 @@ class ArmStyle:
 
 
 ACCENT = "#b4530a"
-GENERATED = "+generated"
-"""Ends the name of an arm whose options were not ranked (see `studies/remote.py`)."""
 _MATCHED = "it wrote answers, which were matched to the options"
 
 ARMS: dict[str, ArmStyle] = {
@@ -47,7 +47,7 @@ def style(arm: str) -> ArmStyle:
     """The face of an arm; arms of unknown name (a remote model, a user's own) get a stable one of the others."""
     if arm in ARMS:
         return ARMS[arm]
-    base, shots = _parted(arm)
+    base, shots = without_shots(arm)
     if shots:
         face, asked = style(base), f"{shots} exemplar{'' if shots == 1 else 's'}"
         meaning = f"{face.meaning}; shown {asked}, or as many as fit".removeprefix("; ")
@@ -66,7 +66,7 @@ def in_order(arms: Iterable[str]) -> list[str]:
     known = list(ARMS)
 
     def place(arm: str) -> tuple[int, str, int]:
-        base, shots = _parted(arm)
+        base, shots = without_shots(arm)
         return (known.index(base) if base in known else len(known), base, shots)
 
     return sorted(set(arms), key=place)
@@ -82,12 +82,6 @@ def exemplars_words(arm: str, shown: float | None) -> str:
     if asked and shown is not None and shown < asked:
         return f"{shown:.1f} of {asked}"
     return str(asked) if asked else f"{shown or 0:.3g}"
-
-
-def _parted(arm: str) -> tuple[str, int]:
-    """The name before "@" and the number of exemplars after it."""
-    base, mark, shots = arm.rpartition("@")
-    return (base, int(shots)) if mark and shots.isdecimal() else (arm, 0)
 
 
 CLUSTERS: dict[str, str] = {

@@ -6,7 +6,7 @@ Takes a `Catalog`, gives file names and texts; every number is counted, none is 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from openflan.catalog.holdout import lineage
+from openflan.catalog.holdout import Lineage, lineage
 from openflan.catalog.load import Catalog
 from openflan.catalog.task import Kind, Split, Task
 from openflan.ledger import Ledger
@@ -24,7 +24,8 @@ KINDS: Mapping[Kind, str] = {
 
 def catalog_pages(catalog: Catalog) -> dict[str, str]:
     """File name to text: `index.md`, and `NAME.md` for each task."""
-    pages = {f"{name}.md": task_page(catalog, name) for name in catalog.tasks}
+    made_of = lineage(catalog)
+    pages = {f"{name}.md": task_page(catalog, name, made_of[name]) for name in catalog.tasks}
     return {"index.md": index_page(catalog), **pages}
 
 
@@ -54,11 +55,11 @@ def index_page(catalog: Catalog) -> str:
     return "\n".join([*lines, ""])
 
 
-def task_page(catalog: Catalog, name: str) -> str:
+def task_page(catalog: Catalog, name: str, made_of: Lineage) -> str:
     """What a task is, and what each of its templates reads like on its first specimen."""
     task, ledger = catalog.task(name), Ledger()
     rows = read_columns(task, read_specimens(task, catalog.files[name], ledger), ledger)
-    facts = "\n".join(f"| {key} | {value.replace('|', '&#124;')} |" for key, value in _facts(catalog, task))
+    facts = "\n".join(f"| {key} | {value.replace('|', '&#124;')} |" for key, value in _facts(task, made_of))
     lines = [f"# {task.title}", "", f"| `{task.name}` | |", "| --- | --- |", facts, ""]
     if task.source.obtain:
         lines += ["## How to get it", "", task.source.obtain, ""]
@@ -68,8 +69,7 @@ def task_page(catalog: Catalog, name: str) -> str:
     return "\n".join(lines)
 
 
-def _facts(catalog: Catalog, task: Task) -> Iterator[tuple[str, str]]:
-    ways = lineage(catalog)[task.name]
+def _facts(task: Task, made_of: Lineage) -> Iterator[tuple[str, str]]:
     yield "Clusters", ", ".join(f"`{cluster}`" for cluster in task.clusters)
     yield "Form", task.form.replace("_", " ")
     yield "Metrics", ", ".join(task.metrics)
@@ -80,7 +80,7 @@ def _facts(catalog: Catalog, task: Task) -> Iterator[tuple[str, str]]:
         yield "Prepared by", ", ".join(f"`{step}`" for step in task.source.prepare)
     yield "Licence", task.licence
     yield "Cite", task.cite
-    yield "Text from", "; ".join(" from ".join(way[1:]) for way in ways.values() if len(way) > 1) or "itself alone"
+    yield "Text from", "; ".join(" from ".join(way[1:]) for way in made_of.values() if len(way) > 1) or "itself alone"
     if task.paper is not None:
         sizes = _sizes(task)
         yield "In the paper", (task.paper.dataset or "not in its figure of datasets") + (f"; {sizes}" if sizes else "")

@@ -276,11 +276,12 @@ class _Fitting:
 
 
 def _sentence_line(comparison: Comparison, entry: Entry) -> Text:
-    tone = {"higher": ACCENT, "lower": "bold"}.get(entry["reading"], "")
+    tone = _TONES.get(entry["reading"], "")
     remark = correction(comparison, entry)
     return Text.assemble((sentence(comparison, entry), tone), (f" {remark}" if remark else "", "dim"))
 
 
+_TONES = {"higher": ACCENT, "lower": "bold"}
 _COLUMNS = ("A", "B", A_MINUS_B, "95 % interval", "p", "p, Holm", "could show", "n", "groups", "wordings", "reading")
 
 
@@ -310,7 +311,7 @@ def _table(comparison: Comparison) -> Table:
     for title in _COLUMNS:
         table.add_column(title, justify="left" if title == "reading" else "right", no_wrap=True)
     for entry in (*comparison.clusters, *comparison.tasks):
-        tone = {"higher": ACCENT, "lower": "bold"}.get(entry["reading"], "")
+        tone = _TONES.get(entry["reading"], "")
         name = Text(_where(comparison, entry), "bold" if "tasks" in entry else "")
         shown = [
             Text(text, tone if title in (A_MINUS_B, "reading") else "" if title in ("A", "B") else "dim")
@@ -323,7 +324,7 @@ def _table(comparison: Comparison) -> Table:
 def _lines(comparison: Comparison) -> list[Text]:
     lines: list[Text] = []
     for entry in (*comparison.clusters, *comparison.tasks):
-        tone = {"higher": ACCENT, "lower": "bold"}.get(entry["reading"], "")
+        tone = _TONES.get(entry["reading"], "")
         a, b, mean, bounds, p, adjusted, able, n, groups, wordings, verdict = _cells(entry)
         lines.append(
             Text.assemble(

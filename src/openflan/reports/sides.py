@@ -114,11 +114,11 @@ def _chosen(folder: str, samples: pl.DataFrame, wanted: str, taken: str) -> tupl
         return (preferred or left)[0], None
     if wanted in arms:
         return wanted, None
-    base, _, number = wanted.rpartition("@")
-    if base in arms and number.isdecimal():
+    base, number = without_shots(wanted)
+    if base != wanted and base in arms:
         asked: list[int] = sorted(set(samples.filter(pl.col("arm") == base)["shots"].to_list()))
-        if int(number) in asked:
-            return base, int(number)
+        if number in asked:
+            return base, number
         said = ", ".join(map(str, asked))
         raise RunError(Problem(folder, f"{base} was not shown {number} exemplars", f"it was shown {said}"))
     raise RunError(Problem(folder, f"has no arm {wanted!r}", nearest(wanted, arms)))

@@ -61,8 +61,8 @@ class Generation:
 
 
 def requests_of(encoded: "Iterable[EncodedPrompt]") -> list[GenerationRequest]:
-    """One request for each encoded example, named "task row_id template"."""
-    return [GenerationRequest(f"{e.task} {e.row_id} {e.template}", e.prompt_ids) for e in encoded]
+    """One request for each encoded example, named by it."""
+    return [GenerationRequest(e.read.id, e.prompt_ids) for e in encoded]
 
 
 def generate(
@@ -212,9 +212,17 @@ class _Writing:
 
     def result(self) -> Generation:
         assert self.ended is not None
-        text = self.text()
-        cuts = [at for stop in self.rules.stops if (at := text.find(stop)) >= 0]
-        return Generation(self.request.id, text[: min(cuts)] if cuts else text, tuple(self.token_ids), self.ended)
+        text = before_stop(self.text(), self.rules.stops)
+        return Generation(self.request.id, text, tuple(self.token_ids), self.ended)
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """The text up to where the first of the stops begins in it; all of it where none does.
+
+    >>> before_stop("yes. No, no.", ["no", "No"])
+    'yes. '
+    """
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def _groups(requests: Sequence[GenerationRequest]) -> list[list[GenerationRequest]]:

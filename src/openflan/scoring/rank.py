@@ -126,8 +126,8 @@ class ScoringCost:
 
 
 def requests_of(encoded: "Iterable[EncodedOptions]") -> list[ScoreRequest]:
-    """One request for each encoded example, named "task row_id template"."""
-    return [ScoreRequest(f"{e.task} {e.row_id} {e.template}", e.prompt_ids, e.option_ids) for e in encoded]
+    """One request for each encoded example, named by it."""
+    return [ScoreRequest(e.read.id, e.prompt_ids, e.option_ids) for e in encoded]
 
 
 def unconditional_requests(requests: Iterable[ScoreRequest], context_ids: Ids) -> list[UnconditionalRequest]:

@@ -17,7 +17,7 @@ from openflan.artifacts import fingerprint
 from openflan.errors import ModelError, Problem
 from openflan.models.remote import Endpoint, RefusedError, RemoteSettings, UnansweredError
 from openflan.scoring.echo import Echo, lay, shared_border
-from openflan.scoring.generate import Ended
+from openflan.scoring.generate import Ended, before_stop
 from openflan.scoring.store import Journal, Record
 
 ENGINE = "remote-1"
@@ -320,11 +320,11 @@ def generate(
     def ask(request: RemoteRequest, prompt: str) -> tuple[Record, RemoteUsage]:
         found, usage = _written(remote, prompt, max_new_tokens, wanted)
         choice = _choice(found)
-        text = _text(choice)
-        cuts = [at for stop in wanted if (at := text.find(stop)) >= 0]
-        ended = "stop" if cuts else _ended(choice)
+        whole = _text(choice)
+        text = before_stop(whole, wanted)
+        ended = "stop" if len(text) < len(whole) else _ended(choice)
         num_tokens = None if usage.uncounted else usage.output_tokens
-        return {"text": text[: min(cuts)] if cuts else text, "ended": ended, "num_tokens": num_tokens}, usage
+        return {"text": text, "ended": ended, "num_tokens": num_tokens}, usage
 
     def made(request: RemoteRequest, record: Record) -> RemoteText:
         return RemoteText(request.id, record["prompt"], record["text"], record["ended"], record["num_tokens"])

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from openflan.errors import ModelError
-from openflan.models.packed_attention import HARMLESS
+from openflan.models.packed_attention import beyond_causal
 from openflan.scoring.plan import Tree
 
 NAME = "openflan_tree"
@@ -184,16 +184,11 @@ def _refuse(
         raise ModelError(f"{name} attends from {shape[0]} x {shape[2]} tokens: expected 1 x {state.size}")
     if dropout:
         raise ModelError(f"{name} asks attention for dropout: scoring has none")
-    for argument, given in others.items():
-        if argument in HARMLESS or given is None or (argument != "is_causal" and given is False):
-            continue
-        if argument == "is_causal" and given is True:
-            continue
-        if argument == "sliding_window":
-            # Whether it is narrower than the longest text is for the caller to see.
-            state.window = min(int(given), state.window or int(given))
-            continue
-        raise ModelError(f"{name} asks attention for {argument}, which trees do not do")
+    for argument, given in beyond_causal(others):
+        if argument != "sliding_window":
+            raise ModelError(f"{name} asks attention for {argument}, which trees do not do")
+        # Whether it is narrower than the longest text is for the caller to see.
+        state.window = min(int(given), state.window or int(given))
 
 
 def _attend_each(

@@ -75,13 +75,8 @@ def answer(
         store=folder / "generate",
         report=lambda done: report(len(options) + done, total),
     )
-    read = {example_id(e.read): e.read for e in (*options, *prompts)}
+    read = {e.read.id: e.read for e in (*options, *prompts)}
     return samples_of(arm, [*ranked, *written], read, examples, tasks, prompt_format)
-
-
-def example_id(example: Example) -> str:
-    """What an example's request is called, and its answer after it."""
-    return f"{example.task} {example.row_id} {example.template}"
 
 
 def samples_of(

@@ -11,18 +11,16 @@ from openflan import artifacts
 from openflan.catalog.task import EvaluatedSplit, Task
 from openflan.encoding.encode import STAGE, cut_middle
 from openflan.encoding.prompt_format import PromptFormat
-from openflan.evaluation.samples import with_shots, without_shots
+from openflan.evaluation.samples import GENERATED, with_shots, without_shots
 from openflan.ledger import Ledger
 from openflan.models.remote import Endpoint, RemoteSettings
 from openflan.rendering.example import Example
 from openflan.scoring import remote as scoring
 from openflan.scoring.rank import OptionScores
 from openflan.scoring.remote import TOO_LONG, RemoteModel, RemoteRequest, RemoteScores, RemoteText, RemoteUsage, Skipped
-from openflan.studies.answer import example_id, samples_of
+from openflan.studies.answer import samples_of
 from openflan.studies.recipe import EvaluationSettings
 
-GENERATED = "+generated"
-"""Ends the name of an arm whose options were not ranked, so that nothing shows it as rank classification."""
 ANSWERED = "answer"
 """The ledger's stage of requests that an endpoint gave no usable answer to."""
 SHARES_CUT = (0.25, 0.5, 0.75)
@@ -50,17 +48,21 @@ def answer_remotely(
 
     Raises ModelError where the endpoint fails for good, SourceError where over 5 % of a task got no usable answer.
     """
-    shorter = {example_id(e): _shorter(e) for _, e in examples}
-    options = {example_id(e): e.options for _, e in examples}
+    by_id = {example.id: example for _, example in examples}
+    shorter = {name: list(_shorter(example)) for name, example in by_id.items()}
+    has_options = any(example.options for example in by_id.values())
     total = len(examples)
     with Endpoint(endpoint) as client:
-        remote = scoring.connect(client, ranks=any(options.values()))
+        remote = scoring.connect(client, ranks=has_options)
         ranks = remote.way is not None
-        to_rank = [name for name in shorter if options[name] and ranks]
-        to_write = [name for name in shorter if not (options[name] and ranks)]
+        to_rank = [name for name, example in by_id.items() if example.options and ranks]
+        to_write = [name for name, example in by_id.items() if not (example.options and ranks)]
 
         def requests(names: Sequence[str]) -> list[RemoteRequest]:
-            return [RemoteRequest(n, tuple(prompt_format.of(e) for e, _ in shorter[n]), options[n]) for n in names]
+            return [
+                RemoteRequest(name, tuple(prompt_format.of(e) for e, _ in shorter[name]), by_id[name].options)
+                for name in names
+            ]
 
         ranked = scoring.score(
             remote, requests(to_rank), store=folder / "rank", report=lambda done: report(done, total)
@@ -76,12 +78,12 @@ def answer_remotely(
     answers = [*(ranked.answers if ranked else ()), *written.answers]
     skipped = [*(ranked.skipped if ranked else ()), *written.skipped]
     usage = (ranked.usage if ranked else RemoteUsage()) + written.usage
-    _count(answers, skipped, {example_id(e): e for _, e in examples}, shorter, ledger)
-    _tell(arm, remote, bool(any(options.values())), usage, ledger, folder)
+    _count(answers, skipped, by_id, shorter, ledger)
+    _tell(arm, remote, has_options, usage, ledger, folder)
     ledger.check(ANSWERED)
     base, shots = without_shots(arm)
     return samples_of(
-        arm if ranks or not any(options.values()) else with_shots(base + GENERATED, shots),
+        arm if ranks or not has_options else with_shots(base + GENERATED, shots),
         [OptionScores(one.id, one.logprobs) if isinstance(one, RemoteScores) else one for one in answers],
         {one.id: shorter[one.id][one.prompt][0] for one in answers},
         examples,
@@ -90,12 +92,8 @@ def answer_remotely(
     )
 
 
-def _shorter(example: Example) -> list[tuple[Example, tuple[str, ...]]]:
+def _shorter(example: Example) -> Iterator[tuple[Example, tuple[str, ...]]]:
     """The example, then as encoding shortens it (exemplars first, then the passage's middle), and what was done."""
-    return list(_shortened(example))
-
-
-def _shortened(example: Example) -> Iterator[tuple[Example, tuple[str, ...]]]:
     yield example, ()
     done: tuple[str, ...] = ()
     while example.exemplars:

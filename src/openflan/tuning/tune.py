@@ -177,7 +177,7 @@ def _step(
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 itself; others emulate it, ten times slower than float32."""
+    """Whether a device multiplies in bfloat16 itself; others emulate it, several times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Torch's own names, which a release may take away: then float32 is the answer.
