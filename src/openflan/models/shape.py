@@ -97,9 +97,10 @@ class ModelShape:
 
     def adapted(self, lora: LoraSettings) -> int:
         """Parameters of the LoRA matrices that these settings add."""
-        return lora.rank * sum(m.number * (m.inputs + m.outputs) for m in self._targets(lora))
+        return lora.rank * sum(m.number * (m.inputs + m.outputs) for m in self.adapted_matrices(lora))
 
-    def _targets(self, lora: LoraSettings) -> list[Matrix]:
+    def adapted_matrices(self, lora: LoraSettings) -> list[Matrix]:
+        """The matrices that LoRA is put beside."""
         wanted = lora.target_modules
         return [m for m in self.matrices if wanted is None or m.name in wanted]
 
@@ -129,7 +130,7 @@ def model_shape(name: str) -> ModelShape:
     """
     known = tomllib.loads(SHAPES.read_text(encoding="utf-8"))
     try:
-        found = _cached_config(name)
+        found = cached_folder(name)
         if found is None and name in known:
             entry = known[name]
             return shape_of(_made(entry["config"]), name, entry["source"], tuple(entry.get("assumed", ())))
@@ -341,8 +342,8 @@ def _cut(config: Any, layers: int) -> Any:
     return cut
 
 
-def _cached_config(name: str) -> Path | None:
-    """The folder of a local model, or the cached configuration of a hub's."""
+def cached_folder(name: str) -> Path | None:
+    """The folder of a local model or of a hub's cached configuration; None for a hub id that is not cached."""
     if _is_local(name):
         return find_model(name)
     from huggingface_hub import try_to_load_from_cache
