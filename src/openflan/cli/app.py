@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from openflan.cli import catalog, compare, demo, evaluate, mix, render, report, run, score, tune, web
+from openflan.cli import catalog, compare, demo, evaluate, mix, plan, render, report, run, score, tune, web
 from openflan.cli.console import err
 from openflan.errors import OpenflanError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("tune")(tune.tune)
+app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("render")(render.render)

@@ -6,13 +6,13 @@ activations are traced; hours rest on an assumed share of the hardware's peak an
 T = tokens of a step, K = its target tokens, S = sum of its examples' squared lengths, G = devices.
 """
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from openflan.models.adapters import LoraSettings
 from openflan.models.shape import Kept, Method, ModelShape, kept_bytes, model_shape
 from openflan.studies.hardware import CPU, Hardware, Precision, Range, measured_cpu
 from openflan.studies.recipe import Recipe
@@ -296,7 +296,7 @@ def tuning_flops(shape: ModelShape, settings: TuningSettings, rows: Sequence[Row
         head=passes * head,
         attention=(1 + ATTENTION_BACKWARD) * attention,
         adapters=3 * adapters,
-        recomputed=body + attention + adapters if settings.gradient_checkpointing else 0.0,
+        recomputed=body + attention + adapters if getattr(settings, "gradient_checkpointing", False) else 0.0,
     )
 
 
@@ -342,7 +342,7 @@ def optimizer_bytes(shape: ModelShape, settings: TuningSettings) -> int:
 
 def weight_bytes(shape: ModelShape, settings: TuningSettings) -> float:
     """Bytes of all weights as they lie in memory: float32, but for a quantized base."""
-    quantized = {None: None, "nf4": NF4_BYTES, "int8": INT8_BYTES}[settings.lora.quantize]
+    quantized = {None: None, "nf4": NF4_BYTES, "int8": INT8_BYTES}[getattr(settings.lora, "quantize", None)]
     own = 4.0 * trainable(shape, settings) if settings.method != "full" else 0.0
     if settings.method != "lora" or quantized is None:
         return 4.0 * shape.parameters + own
@@ -362,7 +362,7 @@ def tuning_memory(
     """Bytes on the fullest device. More than one share parameters, gradients and states out (FSDP2)."""
     width = 2 if precision == "bfloat16" else 4
     full = settings.method == "full"
-    quantized = settings.method == "lora" and settings.lora.quantize is not None
+    quantized = settings.method == "lora" and getattr(settings.lora, "quantize", None) is not None
     tuned = trainable(shape, settings)
     passes = [
         group
@@ -372,7 +372,7 @@ def tuning_memory(
     ]
     tokens = max(sum(row.tokens for row in group) for group in passes)
     targets = max(sum(row.targets for row in group) for group in passes)
-    if settings.gradient_checkpointing:
+    if getattr(settings, "gradient_checkpointing", False):
         layer_by_layer = 4.0 * shape.hidden * shape.layers + kept.token_of_layer  # the residual stream is float32
         copies = kept.weights + kept.weights_of_layer
     else:
@@ -412,7 +412,7 @@ def step_time(
     passes = _mean(
         [max(len(forward_passes(share, settings.forward_tokens)) for share in step) for step in shares]
     )
-    recomputing = 4 if settings.gradient_checkpointing else 3
+    recomputing = 4 if getattr(settings, "gradient_checkpointing", False) else 3
     launches = passes * shape.layers * kept.operations_of_layer * recomputing * LAUNCH_SECONDS
     peak = hardware.peak(precision)
     computing = Range(*(busiest / (peak * share) for share in reversed(hardware.share)))
@@ -467,15 +467,18 @@ def _fewest(
     hardware: Hardware,
 ) -> int | None:
     """The smallest number of devices on which the recipe fits."""
-    common = (shape, settings, workload, kept, precision, hardware)
-    for devices in range(1, 2 if hardware.name == CPU else MOST_DEVICES + 1):
-        memory = tuning_memory(*common, devices)
-        if memory.fits:
+
+    def fits(devices: int) -> bool:
+        return tuning_memory(shape, settings, workload, kept, precision, hardware, devices).fits
+
+    # Up to a row a device, more devices change the forward passes; from there on they only make shards smaller.
+    rows = max(map(len, workload.steps))
+    most = 1 if hardware.name == CPU else MOST_DEVICES
+    for devices in range(1, min(rows, most) + 1):
+        if fits(devices):
             return devices
-        sharded = (memory.weights + memory.gradients + memory.optimizer) * devices
-        if devices > 1 and memory.needed - sharded / devices > memory.capacity:
-            return None
-    return None
+    found = bisect.bisect_left(range(rows + 1, most + 1), True, key=fits) + rows + 1
+    return found if found <= most else None
 
 
 def _instead(
@@ -522,16 +525,16 @@ def _warnings(made: Plan) -> list[str]:
     said: list[str] = []
     hardware, memory = made.hardware, made.memory
     if not memory.fits:
-        name = f"{made.fewest} x {hardware.name}" if made.fewest else f"no number of {hardware.name} is enough"
+        enough = f"at least {made.fewest} are needed" if made.fewest else "no number of them is enough"
         said.append(
             f"does not fit: needs {memory.needed / GIB:,.0f} GiB on the fullest device, which has "
-            f"{memory.capacity / GIB:,.0f}; " + (f"needs at least {name}" if made.fewest else name)
+            f"{memory.capacity / GIB:,.0f}; {enough}"
         )
     rows = made.workload.rows_per_step
     if made.devices > rows:
         said.append(
-            f"a step has about {rows:.1f} rows: {math.ceil(made.devices - rows)} of {made.devices} devices have none of "
-            "their own; tuning.row_length below makes more of them"
+            f"a step has about {rows:.1f} rows: {math.ceil(made.devices - rows)} of {made.devices} devices have none; "
+            "a smaller tuning.row_length makes more of them"
         )
     if made.step.bound_by == "communication":
         said.append(
@@ -563,8 +566,9 @@ def _assumptions(
     kg_co2_per_kwh: float | None,
 ) -> tuple[Assumption, ...]:
     low, expected, high = hardware.share
-    found = [Assumption("model", part, shape.source) for part in (shape.assumed or ("counted from its configuration",))]
-    found += [
+    found = [
+        Assumption("model", f"{shape.layers} layers, counted without weights", shape.source),
+        *(Assumption("model", part, "assumed") for part in shape.assumed),
         Assumption("hardware", hardware.title, hardware.source),
         Assumption(
             "peak",
