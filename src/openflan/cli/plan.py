@@ -17,7 +17,9 @@ def plan(
     gpus: Annotated[
         str, typer.Option("--gpus", help="Devices: 8xH200, H100, A100-80, A100-40, L4, 4090, TPUv3, cpu.")
     ] = "8xH100",
-    model: Annotated[str | None, typer.Option(help="Model in place of the recipe's; only its configuration is read.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model in place of the recipe's; only its configuration is read.")
+    ] = None,
     params: Annotated[
         str | None, typer.Option(help="Parameters of a model that cannot be had, embeddings not counted: 137B, 350M.")
     ] = None,

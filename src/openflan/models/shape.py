@@ -154,7 +154,7 @@ def shape_of(config: Any, name: str, source: str, assumed: tuple[str, ...] = ())
     except (ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{name}: not a causal language model's configuration: {error}") from error
     text = config.get_text_config()
-    head = cast(nn.Module, model.get_output_embeddings())
+    head = model.get_output_embeddings()
     layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
     parameters = list(model.parameters())
     in_layers = sum(p.numel() for p in layers.parameters())
@@ -230,6 +230,7 @@ def shape_from_size(
     return shape_of(_made(config), f"{parameters:.3g} parameters", "the number of parameters given", tuple(assumed))
 
 
+@functools.lru_cache(maxsize=16)
 def kept_bytes(shape: ModelShape, *, bfloat16: bool, method: Method, lora: LoraSettings) -> Kept:
     """What a forward pass of this model keeps, from passes of one and two of its layers over tensors without data.
 
@@ -272,7 +273,9 @@ def _traced(
         number = 0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            self.number += func.namespace == "aten" and not func.is_view and func is not torch.ops.aten._unsafe_view.default
+            self.number += (
+                func.namespace == "aten" and not func.is_view and func is not torch.ops.aten._unsafe_view.default
+            )
             return func(*args, **(kwargs or {}))
 
     counting = Counting()
@@ -291,12 +294,11 @@ def _traced(
     with FakeTensorMode(allow_non_fake_inputs=True):
         _put_on_cpu(lm.model)
         lm.model.train()
-        weights = {p.untyped_storage()._cdata for p in lm.model.parameters()}
+        weights = {_storage(p) for p in lm.model.parameters()}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in weights:
-                kept.setdefault(storage._cdata, tensor)
+            if (storage := _storage(tensor)) not in weights:
+                kept.setdefault(storage, tensor)
             return tensor
 
         batch = collate([_row(_traced_length(shape))] * examples)
@@ -306,14 +308,20 @@ def _traced(
             counting,
         ):
             logits = target_logits(lm.model, batch)
-        kept.pop(logits.untyped_storage()._cdata, None)
+        kept.pop(_storage(logits), None)
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), counting.number
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Names the memory a tensor is a view of, also where there is none."""
+    return int(cast(Any, tensor.untyped_storage())._cdata)
 
 
 def _put_on_cpu(model: nn.Module) -> None:
     """Parameters and buffers that are on no device, made anew on the CPU; inside a FakeTensorMode they take no room."""
     made: dict[int, Any] = {}
-    for module in model.modules():
+    modules: Any = model.modules()
+    for module in modules:
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
                 if tensor is not None and id(tensor) not in made:
@@ -393,5 +401,3 @@ def _factored(shape: torch.Size) -> int:
     if len(shape) < 2:
         return shape.numel()
     return shape[:-1].numel() + shape[:-2].numel() * shape[-1]
-
-

@@ -60,9 +60,7 @@ class Hardware:
 def known_hardware() -> dict[str, Hardware]:
     """All devices of `hardware.toml`, by name."""
     table = tomllib.loads(HARDWARE.read_text(encoding="utf-8"))
-    return {
-        name: Hardware(name=name, **(entry | {"share": Range(*entry["share"])})) for name, entry in table.items()
-    }
+    return {name: Hardware(name=name, **(entry | {"share": Range(*entry["share"])})) for name, entry in table.items()}
 
 
 def parse_gpus(text: str) -> tuple[int, Hardware]:
@@ -79,18 +77,24 @@ def parse_gpus(text: str) -> tuple[int, Hardware]:
 
 
 def measured_cpu(hardware: Hardware, tokens: int, inputs: int, outputs: int, *, seconds: float = 1.0) -> Hardware:
-    """This machine's processor: FLOP/s of products [tokens, inputs] x [inputs, outputs] with torch's threads, each
-    precision timed for about half of `seconds`, and its memory."""
+    """This machine's processor: the FLOP/s of a linear layer's three products, and its memory.
+
+    The layer reads [tokens, inputs] and gives [tokens, outputs]; its output and the gradients of its input and weight are
+    computed with torch's threads, each precision for about half of `seconds`, and the fastest round counts.
+    """
     import torch
 
     def rate(dtype: torch.dtype) -> float:
         x, w = torch.ones(tokens, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
+        gradient = torch.ones(tokens, outputs, dtype=dtype)
         best, until = float("inf"), time.perf_counter() + seconds / 2
         while best == float("inf") or time.perf_counter() < until:
             started = time.perf_counter()
             torch.nn.functional.linear(x, w)
+            torch.mm(gradient, w)
+            torch.mm(gradient.T, x)
             best = min(best, time.perf_counter() - started)
-        return 2 * tokens * inputs * outputs / best
+        return 6 * tokens * inputs * outputs / best
 
     return dataclasses.replace(
         hardware,

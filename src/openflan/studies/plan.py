@@ -409,9 +409,7 @@ def step_time(
     """Seconds of a step, as long as its busiest device takes."""
     shares = [shared_out(step, devices) for step in workload.steps]
     busiest = _mean([max(_flops(shape, settings, share) for share in step) for step in shares])
-    passes = _mean(
-        [max(len(forward_passes(share, settings.forward_tokens)) for share in step) for step in shares]
-    )
+    passes = _mean([max(len(forward_passes(share, settings.forward_tokens)) for share in step) for step in shares])
     recomputing = 4 if getattr(settings, "gradient_checkpointing", False) else 3
     launches = passes * shape.layers * kept.operations_of_layer * recomputing * LAUNCH_SECONDS
     peak = hardware.peak(precision)
@@ -543,9 +541,7 @@ def _warnings(made: Plan) -> list[str]:
         )
     if made.precision == "float32" and hardware.name != CPU:
         ratio = hardware.bfloat16 / hardware.float32
-        said.append(
-            f'tuning.precision = "float32": the device multiplies {ratio:.0f} times as fast in bfloat16'
-        )
+        said.append(f'tuning.precision = "float32": the device multiplies {ratio:.0f} times as fast in bfloat16')
     if 4 * made.shape.parameters * (1 + FRAGMENTATION) > memory.capacity:
         said.append(
             f"evaluation holds the model on one device in float32, {4 * made.shape.parameters / GIB:,.0f} GiB, and does "
@@ -575,22 +571,34 @@ def _assumptions(
             f"{hardware.peak(precision) / 1e12:,.3g} TFLOP/s in {precision}",
             "measured now" if hardware.name == CPU else "vendor",
         ),
-        Assumption("share of the peak reached", f"{low:.0%} to {high:.0%}, {expected:.0%} expected", hardware.share_source),
+        Assumption(
+            "share of the peak reached", f"{low:.0%} to {high:.0%}, {expected:.0%} expected", hardware.share_source
+        ),
         Assumption("lengths in tuning", f"{workload.tokens_per_step:,.0f} tokens a step", workload.source),
         Assumption("lengths in evaluation", f"{asked.tokens:,.0f} tokens", asked.source),
         Assumption(
             "shared beginnings in evaluation",
-            f"{asked.tokens / max(1.0, asked.unshared):.2f} of the tokens of a scorer that feeds each option with its prompt",
-            "a prompt once with all its options, and 0.74 of that (0.20 with fixed exemplars): measured on 1,000 prompts",
+            f"{asked.tokens / max(1.0, asked.unshared):.2f} of the tokens of feeding each option with its prompt",
+            "a prompt once with its options, and 0.74 of that (0.20 with fixed exemplars): measured, 1,000 prompts",
         ),
         Assumption(
             "activations",
             f"{kept.token_of_layer / 1024:,.0f} KiB a token and layer",
-            "traced over the model's own layers" if kept.traced else "34 bytes a hidden unit at 16 bits: could not be traced",
+            "traced over the model's own layers"
+            if kept.traced
+            else "34 bytes a hidden unit at 16 bits: could not be traced",
         ),
-        Assumption("operations of a layer", f"{kept.operations_of_layer} forward", f"each launched in {LAUNCH_SECONDS * 1e6:.0f} µs: guess"),
+        Assumption(
+            "operations of a layer",
+            f"{kept.operations_of_layer} forward",
+            f"each launched in {LAUNCH_SECONDS * 1e6:.0f} µs: guess",
+        ),
         Assumption("room lost to fragmentation", f"{FRAGMENTATION:.0%}, and {RESERVED_GIB:.0f} GiB of a GPU", "guess"),
-        Assumption("attention", "all pairs of an example's tokens; backward 2.5 times forward", "as torch counts its fused kernels"),
+        Assumption(
+            "attention",
+            "all pairs of an example's tokens; backward 2.5 times forward",
+            "as torch counts its fused kernels",
+        ),
     ]
     if hardware.name != CPU and hardware.per_node:
         low, expected, high = LINK_SHARE
@@ -598,7 +606,8 @@ def _assumptions(
             Assumption(
                 "communication",
                 f"{hardware.link / 1e9:,.0f} GB/s in a node of {hardware.per_node}, "
-                f"{hardware.network * hardware.per_node / 1e9:,.0f} GB/s a node between them; {low:.0%} to {high:.0%} of it",
+                f"{hardware.network * hardware.per_node / 1e9:,.0f} GB/s a node between them; "
+                f"{low:.0%} to {high:.0%} of it",
                 "vendor's link; one network card a device, and the share reached: guess",
             )
         )
@@ -606,7 +615,9 @@ def _assumptions(
         grid = "" if kg_co2_per_kwh is None else f", {kg_co2_per_kwh:g} kg CO2 a kWh"
         found.append(
             Assumption(
-                "power", f"{hardware.watts:,.0f} W a board all the time, PUE {pue:g}{grid}", "vendor; the rest given or guess"
+                "power",
+                f"{hardware.watts:,.0f} W a board all the time, PUE {pue:g}{grid}",
+                "vendor; the rest given or guess",
             )
         )
     if len(tuned_models(recipe)) == 0:
@@ -619,7 +630,10 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _scaled(cost: Cost, factor: int) -> Cost:
-    return Cost(*(part if part is None else part.times(factor) for part in (cost.hours, cost.kwh, cost.kg_co2)))
+    def times(part: Range | None) -> Range | None:
+        return None if part is None else part.times(factor)
+
+    return Cost(cost.hours.times(factor), times(cost.kwh), times(cost.kg_co2))
 
 
 def _sum(first: Cost, second: Cost) -> Cost:

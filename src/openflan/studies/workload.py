@@ -1,7 +1,7 @@
 """How many tokens a recipe's steps and answers have: from its own rows where they lie here, else assumed.
 
-Takes a `Recipe`, gives a `TuningWorkload` and an `EvaluationWorkload`. Nothing is downloaded: rows come from the micro-world
-or a data root, and a tokenizer from a local folder or the cache. Read next: `plan.py`.
+Takes a `Recipe`, gives a `TuningWorkload` and an `EvaluationWorkload`. Nothing is downloaded: rows come from the
+micro-world or a data root, and a tokenizer from a local folder or the cache. Read next: `plan.py`.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ SAMPLED_ROWS = 32
 """Rows of each task whose lengths stand for all of its rows'."""
 SAMPLED_STEPS = 8
 MEAN_PROMPT, MEAN_TARGET, MEAN_SEEN = 166, 19, 530
-"""Tokens of an example's prompt and target, and of the example that a token of the mixture stands in, on average. Of 2,044
-rendered rows of 55 datasets of the FLAN catalog, weighed by mixing rate, at 4.3 characters a token."""
+"""Tokens of an example's prompt and target, and of the example that a token of the mixture stands in, on average. Of
+2,044 rendered rows of 55 datasets of the FLAN catalog, weighed by mixing rate, at 4.3 characters a token."""
 MEAN_OPTION, MEAN_OPTIONS = 5, 4
 """Tokens of an option, and options of a row whose task file does not fix them."""
 SHARED_ZERO_SHOT, SHARED_FEW_SHOT = 0.74, 0.2
@@ -144,7 +144,7 @@ def tuning_workload(recipe: Recipe, tokenizer: Tokenizer | None, context: int) -
     return TuningWorkload(
         steps=tuple(tuple(map(_size, rows)) for rows in taken),
         examples_per_step=sum(len(row.row_ids) for rows in taken for row in rows) / len(taken),
-        source=f"the recipe's first {len(taken)} steps over up to {SAMPLED_ROWS} rows of {len(sampled)} tasks{left_out}",
+        source=f"the recipe's first {len(taken)} steps over {SAMPLED_ROWS} rows of each of {len(sampled)} tasks{left_out}",
         measured=True,
     )
 
@@ -203,7 +203,7 @@ def evaluation_workload(recipe: Recipe, tokenizer: Tokenizer | None, context: in
         unshared=unshared,
         arms=tuple(arms),
         tasks=len(tasks),
-        source=f"lengths of {measured} of {len(tasks)} tasks from up to {SAMPLED_ROWS} rows each, of the others assumed",
+        source=f"lengths of {measured} of {len(tasks)} tasks from a few rows each, of the others assumed",
     )
 
 
@@ -280,5 +280,3 @@ def local_tokenizer(name: str) -> Tokenizer | None:
         return cast(Tokenizer, load_tokenizer(str(folder)))
     except OpenflanError:
         return None
-
-
