@@ -1,7 +1,7 @@
 """A model's sizes from its configuration alone: no weight is read or made.
 
-Takes a model's name, or a number of parameters; gives a `ModelShape`, counted on torch's meta device, and what one of its
-forward passes keeps for the backward pass, from a pass over tensors without data. Read next: `studies/plan.py`.
+Takes a model's name, or a number of parameters; gives a `ModelShape`, counted on torch's meta device, and what one of
+its forward passes keeps for the backward pass, from a pass over tensors without data. Read next: `studies/plan.py`.
 """
 
 import contextlib

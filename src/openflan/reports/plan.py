@@ -97,8 +97,8 @@ def _time(made: "Plan") -> list[tuple[str, str]]:
     asked = made.evaluation
     rows += [
         (f"tuning, {len(made.tuned)} x", f"{_range(made.tuning.hours)} h each: {', '.join(made.tuned) or 'nothing'}"),
-        ("evaluation, one device", f"{_range(made.evaluating.hours)} h: {asked.prompts:,} prompts of {asked.tasks} tasks, "
-                                   f"{len(asked.arms)} arms, {made.evaluation_flops:.3g} FLOPs in float32"),
+        ("evaluation, one device", f"{_range(made.evaluating.hours)} h: {asked.prompts:,} prompts of {asked.tasks} "
+                                   f"tasks, {len(asked.arms)} arms, {made.evaluation_flops:.3g} FLOPs in float32"),
         ("together", f"{_range(made.total.hours)} h"),
     ]  # fmt: skip
     if made.total.kwh is not None:

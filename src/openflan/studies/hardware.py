@@ -79,8 +79,8 @@ def parse_gpus(text: str) -> tuple[int, Hardware]:
 def measured_cpu(hardware: Hardware, tokens: int, inputs: int, outputs: int, *, seconds: float = 1.0) -> Hardware:
     """This machine's processor: the FLOP/s of a linear layer's three products, and its memory.
 
-    The layer reads [tokens, inputs] and gives [tokens, outputs]; its output and the gradients of its input and weight are
-    computed with torch's threads, each precision for about half of `seconds`, and the fastest round counts.
+    The layer reads [tokens, inputs] and gives [tokens, outputs]; its output and the gradients of its input and weight
+    are computed with torch's threads, each precision for about half of `seconds`, and the fastest round counts.
     """
     import torch
 

@@ -1,9 +1,10 @@
 """What a recipe takes on given hardware: FLOPs, memory, hours and energy, with everything that was assumed.
 
-Takes a `Recipe` and `Hardware`, gives a `Plan`. FLOPs and the bytes of weights, gradients and optimizer states are counted;
-activations are traced; hours rest on an assumed share of the hardware's peak and are ranges. Read next: `docs/plan.md`.
+Takes a `Recipe` and `Hardware`, gives a `Plan`. FLOPs and the bytes of weights, gradients and optimizer states are
+counted; activations are traced; hours rest on an assumed share of the hardware's peak and are ranges. Read next:
+`reports/plan.py`.
 
-T = tokens of a step, K = its target tokens, S = sum of its examples' squared lengths, G = devices.
+T = tokens of some rows, S = sum of their examples' squared lengths.
 """
 
 import bisect
@@ -35,11 +36,11 @@ FRAGMENTATION = 0.08
 NF4_BYTES, INT8_BYTES = 0.5 + 0.127 / 8, 1.0
 """Bytes of a quantized weight; NF4 with doubly quantized scales has 0.127 bits more (Dettmers et al. 2023 §3)."""
 ATTENTION_BACKWARD = 2.5
-"""FLOPs of attention's backward pass as a multiple of its forward pass: the fused kernels compute the scores once more."""
+"""FLOPs of attention's backward pass over those of its forward pass: fused kernels compute the scores once more."""
 LAUNCH_SECONDS = 5e-6
 """For the host to launch one operation: small models wait for it."""
 ADAFACTOR_OPERATIONS, ADAMW_BYTES, ADAFACTOR_BYTES = 20, 28, 40
-"""Operations for each parameter tensor (AdamW is fused), and bytes of memory traffic for each parameter, of one update."""
+"""Of one update: operations for each parameter tensor (AdamW is fused), memory traffic in bytes for each parameter."""
 LINK_SHARE = Range(0.5, 0.7, 0.85)
 """Share of a link's rate that collectives reach."""
 OVERLAP = Range(0.0, 0.5, 1.0)
