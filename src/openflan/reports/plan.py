@@ -64,7 +64,7 @@ def _step(made: "Plan") -> list[tuple[str, str]]:
         ("reads", f"{tokens}; {load.rows_per_step:.1f} rows, {load.examples_per_step:,.0f} examples"),
         ("computes", f"{flops.total:.3g} FLOPs in {made.precision}: {shares}"),
         (f"all {settings.steps:,} steps", f"{flops.total * settings.steps:.3g} FLOPs, "
-                                          f"{load.tokens_per_step * settings.steps / 1e6:,.0f} M tokens"),
+                                          f"{_count(load.tokens_per_step * settings.steps)} tokens"),
     ]  # fmt: skip
 
 

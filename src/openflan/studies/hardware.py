@@ -17,6 +17,8 @@ from openflan.errors import ConfigError, Problem, nearest
 HARDWARE = Path(__file__).with_name("hardware.toml")
 Precision = Literal["float32", "bfloat16"]
 CPU = "cpu"
+ROUNDS, ROUND_TOKENS = 5, 256
+"""Rounds of timing at least, each short enough that other work on the machine leaves some of them alone."""
 _GPUS = re.compile(r"(?:(\d+)\s*[x*×]\s*)?(\S+)", re.IGNORECASE)
 
 
@@ -84,11 +86,14 @@ def measured_cpu(hardware: Hardware, tokens: int, inputs: int, outputs: int, *, 
     """
     import torch
 
+    tokens = min(tokens, ROUND_TOKENS)
+
     def rate(dtype: torch.dtype) -> float:
         x, w = torch.ones(tokens, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
         gradient = torch.ones(tokens, outputs, dtype=dtype)
-        best, until = float("inf"), time.perf_counter() + seconds / 2
-        while best == float("inf") or time.perf_counter() < until:
+        best, until, rounds = float("inf"), time.perf_counter() + seconds / 2, 0
+        while rounds < ROUNDS or time.perf_counter() < until:
+            rounds += 1
             started = time.perf_counter()
             torch.nn.functional.linear(x, w)
             torch.mm(gradient, w)

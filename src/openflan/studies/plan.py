@@ -545,8 +545,8 @@ def _warnings(made: Plan) -> list[str]:
         said.append(f'tuning.precision = "float32": the device multiplies {ratio:.0f} times as fast in bfloat16')
     if 4 * made.shape.parameters * (1 + FRAGMENTATION) > memory.capacity:
         said.append(
-            f"evaluation holds the model on one device in float32, {4 * made.shape.parameters / GIB:,.0f} GiB, and does "
-            "not fit there: its hours are those of a device that is large enough"
+            f"evaluation holds the model on one device in float32, {4 * made.shape.parameters / GIB:,.0f} GiB, and "
+            "does not fit there: its hours are those of a device that is large enough"
         )
     return said
 

@@ -144,7 +144,7 @@ def tuning_workload(recipe: Recipe, tokenizer: Tokenizer | None, context: int) -
     return TuningWorkload(
         steps=tuple(tuple(map(_size, rows)) for rows in taken),
         examples_per_step=sum(len(row.row_ids) for rows in taken for row in rows) / len(taken),
-        source=f"the recipe's first {len(taken)} steps over {SAMPLED_ROWS} rows of each of {len(sampled)} tasks{left_out}",
+        source=f"the recipe's first {len(taken)} steps over a few rows of each of {len(sampled)} tasks{left_out}",
         measured=True,
     )
 
