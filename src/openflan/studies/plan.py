@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from openflan.models.adapters import LoraSettings
 from openflan.models.shape import Kept, Method, ModelShape, kept_bytes, model_shape
 from openflan.studies.hardware import CPU, Hardware, Precision, Range, measured_cpu
 from openflan.studies.recipe import Recipe
@@ -488,19 +489,17 @@ def _instead(
     precision: Precision,
     hardware: Hardware,
 ) -> dict[str, int | None]:
-    """Settings that take less memory, each alone and then all of its kind, and how many devices they need."""
-    shorter = {"forward_tokens": max(row.tokens for step in workload.steps for row in step)}
-    checkpointing = {"gradient_checkpointing": True}
-    lora = {"method": "lora", "optimizer": "adamw"}
-    quantized = {"lora": settings.lora.model_copy(update={"quantize": "nf4"})}
+    """Settings that take less memory, each beside those before it, and how many devices are enough then."""
+    less = {"forward_tokens": max(row.tokens for step in workload.steps for row in step)}
+    changes: dict[str, dict[str, Any]] = {f"tuning.forward_tokens = {less['forward_tokens']}": dict(less)}
+    if "gradient_checkpointing" in TuningSettings.model_fields:
+        changes["gradient_checkpointing = true too"] = less = less | {"gradient_checkpointing": True}
+    changes['optimizer = "adafactor" too'] = less | {"optimizer": "adafactor"}
+    changes['method = "lora" too'] = lora = less | {"method": "lora", "optimizer": "adamw"}
+    if "quantize" in LoraSettings.model_fields:
+        changes['lora.quantize = "nf4" too'] = lora | {"lora": settings.lora.model_copy(update={"quantize": "nf4"})}
     found: dict[str, int | None] = {}
-    for name, change in {
-        "tuning.gradient_checkpointing = true": checkpointing,
-        f"tuning.forward_tokens = {shorter['forward_tokens']}": shorter,
-        'both, and tuning.optimizer = "adafactor"': checkpointing | shorter | {"optimizer": "adafactor"},
-        'both, and tuning.method = "lora"': checkpointing | shorter | lora,
-        'both, LoRA, and tuning.lora.quantize = "nf4"': checkpointing | shorter | lora | quantized,
-    }.items():
+    for name, change in changes.items():
         changed = settings.model_copy(update=change)
         if changed != settings:
             its = kept if changed.method == settings.method else _kept(shape, changed, precision)
