@@ -155,6 +155,8 @@ def shape_of(config: Any, name: str, source: str, assumed: tuple[str, ...] = ())
         raise ModelError(f"{name}: not a causal language model's configuration: {error}") from error
     text = config.get_text_config()
     head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{name}: {type(model).__name__} has no head that gives logits")
     layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
     parameters = list(model.parameters())
     in_layers = sum(p.numel() for p in layers.parameters())
@@ -173,7 +175,7 @@ def shape_of(config: Any, name: str, source: str, assumed: tuple[str, ...] = ())
         parameters=sum(p.numel() for p in parameters),
         body=body,
         head=cast(torch.Tensor, head.weight).numel(),
-        embedding=cast(torch.Tensor, cast(nn.Module, model.get_input_embeddings()).weight).numel(),
+        embedding=cast(torch.Tensor, model.get_input_embeddings().weight).numel(),
         layers=len(layers),
         largest_layer=max(sum(p.numel() for p in layer.parameters()) for layer in layers),
         outside=sum(p.numel() for p in parameters) - in_layers,

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from openflan.models.adapters import LoraSettings
 from openflan.models.shape import Kept, Method, ModelShape, kept_bytes, model_shape
@@ -455,7 +455,9 @@ def _flops(shape: ModelShape, settings: TuningSettings, rows: Sequence[RowSize])
 
 def _kept(shape: ModelShape, settings: TuningSettings, precision: Precision) -> Kept:
     method: Method = settings.method
-    return kept_bytes(shape, bfloat16=precision == "bfloat16", method=method, lora=settings.lora)
+    # Traced beside float32 weights: quantized ones are computed with in the same precision.
+    lora = LoraSettings.model_validate(settings.lora.model_dump(exclude={"quantize"}))
+    return kept_bytes(shape, bfloat16=precision == "bfloat16", method=method, lora=cast(Any, lora))
 
 
 def _fewest(
