@@ -298,7 +298,7 @@ def tuning_flops(shape: ModelShape, settings: TuningSettings, rows: Sequence[Row
         head=passes * head,
         attention=(1 + ATTENTION_BACKWARD) * attention,
         adapters=3 * adapters,
-        recomputed=body + attention + adapters if getattr(settings, "gradient_checkpointing", False) else 0.0,
+        recomputed=body + attention + adapters if _checkpointing(settings) else 0.0,
     )
 
 
@@ -344,9 +344,9 @@ def optimizer_bytes(shape: ModelShape, settings: TuningSettings) -> int:
 
 def weight_bytes(shape: ModelShape, settings: TuningSettings) -> float:
     """Bytes of all weights as they lie in memory: float32, but for a quantized base."""
-    quantized = {None: None, "nf4": NF4_BYTES, "int8": INT8_BYTES}[getattr(settings.lora, "quantize", None)]
+    quantized = {None: None, "nf4": NF4_BYTES, "int8": INT8_BYTES}[_quantize(settings)]
     own = 4.0 * trainable(shape, settings) if settings.method != "full" else 0.0
-    if settings.method != "lora" or quantized is None:
+    if quantized is None:
         return 4.0 * shape.parameters + own
     matrices = sum(m.number * m.inputs * m.outputs for m in shape.matrices)
     return quantized * matrices + 2.0 * (shape.parameters - matrices) + own
@@ -364,7 +364,7 @@ def tuning_memory(
     """Bytes on the fullest device. More than one share parameters, gradients and states out (FSDP2)."""
     width = 2 if precision == "bfloat16" else 4
     full = settings.method == "full"
-    quantized = settings.method == "lora" and getattr(settings.lora, "quantize", None) is not None
+    quantized = _quantize(settings) is not None
     tuned = trainable(shape, settings)
     passes = [
         group
@@ -374,7 +374,7 @@ def tuning_memory(
     ]
     tokens = max(sum(row.tokens for row in group) for group in passes)
     targets = max(sum(row.targets for row in group) for group in passes)
-    if getattr(settings, "gradient_checkpointing", False):
+    if _checkpointing(settings):
         layer_by_layer = 4.0 * shape.hidden * shape.layers + kept.token_of_layer  # the residual stream is float32
         copies = kept.weights + kept.weights_of_layer
     else:
@@ -412,7 +412,7 @@ def step_time(
     shares = [shared_out(step, devices) for step in workload.steps]
     busiest = _mean([max(_flops(shape, settings, share) for share in step) for step in shares])
     passes = _mean([max(len(forward_passes(share, settings.forward_tokens)) for share in step) for step in shares])
-    recomputing = 4 if getattr(settings, "gradient_checkpointing", False) else 3
+    recomputing = 4 if _checkpointing(settings) else 3
     launches = passes * shape.layers * kept.operations_of_layer * recomputing * LAUNCH_SECONDS
     peak = hardware.peak(precision)
     computing = Range(*(busiest / (peak * share) for share in reversed(hardware.share)))
@@ -447,6 +447,16 @@ def link_rate(hardware: Hardware, devices: int) -> float:
     if devices <= hardware.per_node:
         return hardware.link
     return min(hardware.link, hardware.network * hardware.per_node)
+
+
+def _checkpointing(settings: TuningSettings) -> bool:
+    """Whether layers are computed once more; False where settings do not know of it."""
+    return getattr(settings, "gradient_checkpointing", False)
+
+
+def _quantize(settings: TuningSettings) -> str | None:
+    """How a frozen base is quantized; None where it is not or settings do not know of it."""
+    return getattr(settings.lora, "quantize", None) if settings.method == "lora" else None
 
 
 def _flops(shape: ModelShape, settings: TuningSettings, rows: Sequence[RowSize]) -> float:
