@@ -24,7 +24,7 @@ from openflan.errors import ModelError
 from openflan.models.packed_attention import NAME, Segments, attention
 
 Way = Literal["ragged", "block_mask", "padded", "alone"]
-"""How examples go through a model, the cheapest first:
+"""How examples go through a model:
     ragged       one row of T tokens, attention of each example to itself (`packed_attention.py`)
     block_mask   packed rows [R, L], the model's own attention under a mask that parts examples; one forward pass
     padded       an example a row, like lengths together; as many forward passes as there are such groups
@@ -93,11 +93,9 @@ def target_logits(model: PreTrainedModel, batch: PackedBatch, way: Way = "ragged
     return torch.cat(found).index_select(0, torch.cat(order).argsort())
 
 
-@contextlib.contextmanager
-def attending(model: PreTrainedModel, way: Way) -> Generator[None, None, None]:
+def attending(model: PreTrainedModel, way: Way) -> contextlib.AbstractContextManager[None]:
     """What `target_logits` sets up for a forward pass, kept up until a backward pass is through as well."""
-    with attention(model, NAME) if way == "ragged" else contextlib.nullcontext():
-        yield
+    return attention(model, NAME) if way == "ragged" else contextlib.nullcontext()
 
 
 def _refuse_unguarded(model: PreTrainedModel) -> None:

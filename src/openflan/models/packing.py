@@ -7,9 +7,9 @@ T = tokens of the batch tried, S = its segments (examples), H = hidden size, K =
 """
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,12 @@ from openflan.encoding.pack import PackedRow
 from openflan.errors import ModelError
 from openflan.models.packed_forward import PackedBatch, Way, attending, collate, target_logits
 
+IN_ORDER: dict[str, tuple[Way, ...]] = {
+    "cpu": ("ragged", "padded", "block_mask"),
+    "cuda": ("ragged", "block_mask", "padded"),
+}
+"""The cheapest way first, by device. On a CPU products of like-long examples cost less than whole rows under a mask; on
+CUDA few large forward passes are preferred, which has not been measured."""
 TRIED_LENGTHS = (7, 12, 5)
 """Tokens of the examples whose gradients are compared."""
 LAST = 12
@@ -54,28 +60,34 @@ class Packing:
         return f"{self.model}: {reasons}{DONE[self.way]}"
 
 
-def packing_of(model: PreTrainedModel, longest: int = 0) -> Packing:
+def packing_of(model: PreTrainedModel, longest: int = 0, ways: Sequence[Way] | None = None) -> Packing:
     """The cheapest way in which examples together get the logits and gradients they get alone.
 
     longest: tokens of the longest packed row to come. A window, a chunk or the precision of far positions may matter
-    there only, so rows that long are tried too; 0 tries short ones alone.
+    there only, so rows that long are tried too; 0 tries short ones alone. ways: those to try, in order, default what is
+    cheapest on the model's device; where none is right it is "alone".
 
     Call it under the autocast that the model will compute under, where there is one. Costs a few forward and backward
-    passes of 24 tokens and, for each way tried, a forward pass of `longest`; no parameter gets a gradient, the
-    weights stay as they are. Raises ModelError where the model does not run even on one example.
+    passes of 24 tokens and two forward passes of `longest`; no parameter gets a gradient, the weights stay as they are.
+    Raises ModelError where the model does not run even on one example.
     """
     name = type(model).__name__
     batch = collate(_rows_tried(model, TRIED_LENGTHS), model.device)
     far = collate(_far_row(model, longest), model.device) if longest > sum(TRIED_LENGTHS) else None
+    most = _tolerances(model)
     refused: dict[Way, str] = {}
     with _evaluated(model):
         try:
-            expected = _Found.of(model, batch, "alone", far)
+            alone = _Found.of(model, batch, "alone")
+            far_alone = None if far is None else _logits_of(model, far, "alone")
         except Exception as error:
             raise ModelError(f"{name} does not run on an example alone: {_said(error)}") from error
-        for way in get_args(Way)[:-1]:
+        for way in IN_ORDER.get(model.device.type, IN_ORDER["cuda"]) if ways is None else ways:
             try:
-                reason, difference = _Found.of(model, batch, way, far).against(expected, batch, _tolerances(model))
+                reason, difference = _Found.of(model, batch, way).against(alone, batch, most)
+                if reason is None and far is not None and far_alone is not None:
+                    distant = _relative(_logits_of(model, far, way), far_alone)
+                    reason, difference = _other("logits in long rows", distant, most[0]), max(difference, distant)
             except Exception as error:  # an architecture can fail in any way here, and each of them is an answer
                 reason, difference = _said(error), 0.0
             if reason is None:
@@ -86,17 +98,15 @@ def packing_of(model: PreTrainedModel, longest: int = 0) -> Packing:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a model makes of the batches tried, one way."""
+    """What a model makes of the examples tried, one way."""
 
     logits: Tensor
     """[K, V]"""
     gradients: Tensor
     """[S, T, H]: of each example's loss with respect to each token's embedding"""
-    far: Tensor | None
-    """[K', V] of the longest row"""
 
     @staticmethod
-    def of(model: PreTrainedModel, batch: PackedBatch, way: Way, far: PackedBatch | None) -> "_Found":
+    def of(model: PreTrainedModel, batch: PackedBatch, way: Way) -> "_Found":
         with torch.enable_grad(), _nudged(model, batch) as nudges, attending(model, way):
             logits = target_logits(model, batch, way).float()
             losses = functional.cross_entropy(logits, batch.labels, reduction="none")
@@ -105,9 +115,7 @@ class _Found:
                 torch.autograd.grad(losses[of_target == segment].sum(), nudges, retain_graph=True)[0]
                 for segment in range(len(batch.segments.lengths))
             ]
-        with torch.no_grad():
-            distant = None if far is None else target_logits(model, far, way).float()
-        return _Found(logits.detach(), torch.stack(gradients).float(), distant)
+        return _Found(logits.detach(), torch.stack(gradients).float())
 
     def against(self, alone: "_Found", batch: PackedBatch, most: tuple[float, float]) -> tuple[str | None, float]:
         """The reason why these are not what examples get alone, or None; and the largest relative difference."""
@@ -116,16 +124,21 @@ class _Found:
         leaked = float(self.gradients[others].abs().max())
         if leaked != 0.0:  # a value that is no number too
             return f"examples see each other (gradient {leaked:.1e} where none may be)", leaked
-        found = [
-            ("logits", _relative(self.logits, alone.logits), most[0]),
-            ("gradients", _relative(self.gradients, alone.gradients), most[1]),
-        ]
-        if self.far is not None and alone.far is not None:
-            found.append(("logits in long rows", _relative(self.far, alone.far), most[0]))
-        for what, difference, allowed in found:
-            if not difference <= allowed:
-                return f"examples get other {what} than alone (relative difference {difference:.1e})", difference
-        return None, max(difference for _, difference, _ in found)
+        logits, gradients = _relative(self.logits, alone.logits), _relative(self.gradients, alone.gradients)
+        reason = _other("logits", logits, most[0]) or _other("gradients", gradients, most[1])
+        return reason, max(logits, gradients)
+
+
+def _logits_of(model: PreTrainedModel, batch: PackedBatch, way: Way) -> Tensor:
+    with torch.no_grad():
+        return target_logits(model, batch, way).float()
+
+
+def _other(what: str, difference: float, most: float) -> str | None:
+    # Written so that a difference that is no number is too large.
+    return (
+        None if difference <= most else f"examples get other {what} than alone (relative difference {difference:.1e})"
+    )
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
