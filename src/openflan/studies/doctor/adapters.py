@@ -46,19 +46,22 @@ def soft_prompts(patient: Patient) -> Finding:
             by_hand = [_by_hand(lm, embedding, one.prompt_ids + one.target_ids) for one in in_order]
             expected = torch.cat([one[-len(e.target_ids) - 1 : -1] for one, e in zip(by_hand, in_order, strict=True)])
             measures.append(Measure("logits with the vectors by hand", relative(ours, expected), allowed.logits))
-            text = plain[0].prompt_ids
-            without, given = alone(lm.model, text)[-1], alone(lm.model, lm.prefix_ids + text)[-1]
-            vectors.mul_(2.0)
-            doubled = alone(lm.model, lm.prefix_ids + text)[-1]
-            vectors.mul_(0.5)
+            text = min((one.prompt_ids for one in plain), key=len)
+            without, given = (alone(lm.model, ids)[-len(text) :] for ids in (text, lm.prefix_ids + text))
+            # Turned, not scaled: some models norm embeddings first of all.
+            kept = vectors.clone()
+            vectors.copy_(vectors.roll(1, dims=1))
+            turned = alone(lm.model, lm.prefix_ids + text)[-len(text) :]
+            vectors.copy_(kept)
+        effect = min(relative(given, without), relative(turned, given))
+        if effect < allowed.effect:
+            said = f"the soft prompt changes logits by {effect:.1e} only: it is ignored"
+            return Finding("fail", said, tuple(measures))
         texts = [lm.prefix_ids + one.prompt_ids for one in plain]
         measures.append(Measure("logits by padding side", max(padding_differences(patient, texts)), allowed.logits))
         way.backward(lm.model, rows)
         others = [name for name, p in lm.model.named_parameters() if p is not vectors and p.grad is not None]
         reached = 0 if vectors.grad is None else int((vectors.grad.float().norm(dim=-1) > 0).sum())
-    effect = min(relative(given, without), relative(doubled, given))
-    if effect < allowed.effect:
-        return Finding("fail", f"the soft prompt changes logits by {effect:.1e} only: it is ignored", tuple(measures))
     if reached < len(vectors) or others:
         said = f"the gradient reaches {reached} of {len(vectors)} vectors" + f" and {', '.join(others[:3])}" * bool(
             others
@@ -130,7 +133,7 @@ def reload(patient: Patient) -> Finding:
     with tempfile.TemporaryDirectory(prefix="openflan-doctor-") as folder, torch.no_grad():
         load.save_model(lm, Path(folder) / "model", lm.prompt_format)
         again = load.load_model(
-            str(Path(folder) / "model"), dtype=str(patient.model.dtype).removeprefix("torch."), device=str(lm.device)
+            str(Path(folder) / "model"), dtype=str(patient.dtype).removeprefix("torch."), device=str(lm.device)
         )
         difference = max(relative(alone(again.model, ids), alone(patient.model, ids)) for ids in texts)
     asked = ["Question: is it so?\nAnswer: yes, 12 times.", "a  b\n\nc"]

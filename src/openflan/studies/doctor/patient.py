@@ -33,7 +33,7 @@ Ids = tuple[int, ...]
 SIZES = ((9, 4), (20, 7), (3, 1), (6, 6), (14, 2), (11, 5), (2, 2))
 """(prompt, target) tokens of the random examples; shorter where the model reads less."""
 WATCHED_VALUES = 1 << 28
-"""Up to so many parameters all gradients are compared, else those of vectors: norms and biases, which all layers have."""
+"""Up to so many parameters all gradients are compared, else those of vectors: norms and biases, which all have."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,13 @@ class Patient:
         return type(self.model).__name__
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights; a soft prompt's vectors are float32 in any case."""
+        return cast(Any, self.model.get_input_embeddings()).weight.dtype
+
+    @property
     def tolerances(self) -> Tolerances:
-        return Tolerances.of(self.model.dtype)
+        return Tolerances.of(self.dtype)
 
     @property
     def room(self) -> int:
@@ -133,7 +138,7 @@ class Patient:
     @functools.cached_property
     def control(self) -> "Patient":
         """A small Llama on the same device in the same precision: what it cannot do is not the model's fault."""
-        return Patient(_small_llama(self.model.dtype, self.lm.device))
+        return Patient(_small_llama(self.dtype, self.lm.device))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Read next: `adapters.py`.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def padding_differences(patient: Patient, texts: Sequence[Ids]) -> tuple[float, 
 
 def _tolerance(patient: Patient) -> float:
     """Nats for one token, as the scorer's own check has it."""
-    return tree.TOLERANCE.get(patient.model.dtype, tree.TOLERANCE[torch.bfloat16])
+    return tree.TOLERANCE.get(patient.dtype, tree.TOLERANCE[torch.bfloat16])
 
 
 def _requests(patient: Patient) -> list[rank.ScoreRequest]:
@@ -176,7 +176,7 @@ def _scores(requests: Sequence[rank.ScoreRequest], values: Any) -> list[rank.Opt
 
 def _shortfall(patient: Patient, prompt_ids: Ids, written: generate.Generation) -> float:
     """By how many nats at most the likeliest token was likelier than the one written, by plain forward passes."""
-    eos = getattr(patient.lm.tokenizer, "eos_token_id", None)
+    eos = cast("int", patient.lm.tokenizer.eos_token_id)
     tokens = [*written.token_ids, eos] if written.ended == "eos" else list(written.token_ids)
     prompt = patient.lm.prefix_ids + prompt_ids
     with forward.inference(patient.model):

@@ -4,6 +4,7 @@ Every text goes through `openflan.encoding`, as in tuning and scoring. Read next
 """
 
 import copy
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -177,6 +178,8 @@ def boundary(patient: Patient) -> Finding:
     if not patient.has_tokenizer:
         return not_applicable(NO_TOKENIZER)
     tokenizer = _tokenizer(patient)
+    if tokenizer.eos_token_id is None:
+        return not_applicable("without EOS nothing can be tuned on")
     tuned = {one.row_id: one for one in _encoded(patient, tokenizer)}
     prompts = {one.read.row_id: one.prompt_ids for one in _prompts(patient, tokenizer)}
     other = merged = 0
@@ -205,11 +208,7 @@ def options(patient: Patient) -> Finding:
     if not patient.has_tokenizer:
         return not_applicable(NO_TOKENIZER)
     tokenizer, words = _tokenizer(patient), known_words(patient)
-    sets = {
-        task.name: task.answer.options
-        for task in load_catalog(words.catalog).tasks.values()
-        if isinstance(task.answer.options, tuple)
-    }
+    sets = _fixed_options(words.catalog)
     examples = [
         _example(at, f"Question {at}", texts[0], *texts[1:]) for at, texts in enumerate(sets.values()) if len(texts) > 1
     ]
@@ -256,6 +255,13 @@ def prompt_format(patient: Patient) -> Finding:
         f"{stored.exemplar_separator!r}, BOS {stored.bos}",
         otherwise="the model is asked in other words than it was tuned in",
     )
+
+
+@functools.cache
+def _fixed_options(catalog: str) -> dict[str, tuple[str, ...]]:
+    """The options of each task of a shipped catalog that has the same ones for every row."""
+    tasks = load_catalog(catalog).tasks.values()
+    return {task.name: task.answer.options for task in tasks if isinstance(task.answer.options, tuple)}
 
 
 def _tokenizer(patient: Patient) -> Any:
