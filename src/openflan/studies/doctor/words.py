@@ -150,6 +150,8 @@ def one_eos(patient: Patient) -> Finding:
         return Finding("fail", "the tokenizer has no EOS, so no target could end; set eos_token in its configuration")
     encoded = _encoded(patient, tokenizer)
     wrong = sum(one.target_ids.count(eos) != 1 or one.target_ids[-1] != eos for one in encoded)
+    # Not the first token: it may be a BOS that is the same token.
+    inside = sum(eos in one.prompt_ids[1:] for one in encoded)
     rows = encoding.pack(encoded, max(len(one.prompt_ids) + len(one.target_ids) for one in encoded))
     supervised = sum(int((row.labels == eos).sum()) for row in rows)
     padded = copy.deepcopy(tokenizer)
@@ -165,6 +167,7 @@ def one_eos(patient: Patient) -> Finding:
     return judged(
         [
             Measure("targets with another number of EOS", wrong, 0),
+            Measure("prompts with EOS in them", inside, 0),
             Measure("supervised EOS in packed rows", abs(supervised - expected), 0),
             Measure("targets encoded otherwise where pad is EOS", other, 0),
         ],
