@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,11 +97,13 @@ def _libraries_silenced() -> Generator[None, None, None]:
 
     ours = logging.getLogger("openflan")
     before, theirs = ours.level, transformers_logging.get_verbosity()
-    if logging.getLogger().getEffectiveLevel() > logging.INFO:
-        ours.setLevel(logging.ERROR)
-        transformers_logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            if logging.getLogger().getEffectiveLevel() > logging.INFO:
+                ours.setLevel(logging.ERROR)
+                transformers_logging.set_verbosity_error()
+                warnings.simplefilter("ignore")
+            yield
     finally:
         ours.setLevel(before)
         transformers_logging.set_verbosity(theirs)

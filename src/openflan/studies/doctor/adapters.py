@@ -69,7 +69,7 @@ def soft_prompts(patient: Patient) -> Finding:
         return Finding("fail", f"{said}: expected all vectors and nothing else", tuple(measures))
     return judged(
         measures,
-        said=f"{len(vectors)} vectors before each of {len(plain)} examples change logits by {effect:.0%}, and the "
+        said=f"{len(vectors)} vectors before each of {len(plain)} examples change logits by {effect:.1%}, and the "
         "gradient reaches them and nothing else",
         otherwise="examples do not read their soft prompt; do not tune with method = soft_prompt",
     )
