@@ -18,7 +18,7 @@ from openflan.errors import ModelError
 from openflan.models import adapters, load, soft_prompt
 from openflan.models.load import LanguageModel
 from openflan.studies.doctor.finding import Finding, Measure, judged, not_applicable
-from openflan.studies.doctor.patient import Ids, Patient, Way, alone, packed, relative
+from openflan.studies.doctor.patient import Ids, Patient, Taken, alone, packed, relative
 from openflan.studies.doctor.scoring import padding_differences
 from openflan.studies.doctor.tuning import packed_order
 from openflan.tuning import optimizer as optimizers
@@ -39,10 +39,10 @@ def soft_prompts(patient: Patient) -> Finding:
         plain = patient.draw_examples(room=lm.context - len(lm.prefix_ids))
         rows = packed(soft_prompt.prepend(plain, lm.prefix_ids))
         in_order = packed_order(plain, rows)
-        way = Way.of(lm.model, max(len(row.input_ids) for row in rows))
+        taken = Taken.by(lm.model, max(len(row.input_ids) for row in rows))
         measures: list[Measure] = []
         with torch.no_grad():
-            ours = way.logits(lm.model, rows)
+            ours = taken.logits(lm.model, rows)
             by_hand = [_by_hand(lm, embedding, one.prompt_ids + one.target_ids) for one in in_order]
             expected = torch.cat([one[-len(e.target_ids) - 1 : -1] for one, e in zip(by_hand, in_order, strict=True)])
             measures.append(Measure("logits with the vectors by hand", relative(ours, expected), allowed.logits))
@@ -59,7 +59,7 @@ def soft_prompts(patient: Patient) -> Finding:
             return Finding("fail", said, tuple(measures))
         texts = [lm.prefix_ids + one.prompt_ids for one in plain]
         measures.append(Measure("logits by padding side", max(padding_differences(patient, texts)), allowed.logits))
-        way.backward(lm.model, rows)
+        taken.backward(lm.model, rows)
         others = [name for name, p in lm.model.named_parameters() if p is not vectors and p.grad is not None]
         reached = 0 if vectors.grad is None else int((vectors.grad.float().norm(dim=-1) > 0).sum())
     if reached < len(vectors) or others:
@@ -90,7 +90,7 @@ def lora(patient: Patient) -> Finding:
     model = adapted.lm.model
     settings = TuningSettings(method="lora", optimizer="adamw", lr=LEARNING_RATE)
     optimizer = optimizers.make_optimizer(model.parameters(), settings)
-    patient.way.backward(model, patient.rows)
+    patient.taken.backward(model, patient.rows)
     others = [n for n, p in model.named_parameters() if p.grad is not None and "lora_" not in n]
     optimizer.step()
     with torch.no_grad(), tempfile.TemporaryDirectory(prefix="openflan-doctor-") as folder:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from openflan.encoding import Encoded, PackedRow, pack
-from openflan.models import packed_attention
+from openflan.models import packed_forward, packing
 from openflan.models.load import LanguageModel
+from openflan.models.packed_forward import Way
 from openflan.scoring.forward import accepted_arguments
 from openflan.seeding import generator
 from openflan.tuning import loss
@@ -131,9 +132,9 @@ class Patient:
         return packed(self.examples)
 
     @functools.cached_property
-    def way(self) -> "Way":
+    def taken(self) -> "Taken":
         """The way tuning takes examples through this model, for rows as long as they will be."""
-        return Way.of(self.model, row_length((), TuningSettings(), self.lm.context))
+        return Taken.by(self.model, row_length((), TuningSettings(), self.lm.context))
 
     @functools.cached_property
     def control(self) -> "Patient":
@@ -142,27 +143,26 @@ class Patient:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How examples go through a model in tuning, and why not in the fastest way."""
+class Taken:
+    """The way examples go through a model in tuning, and why not in a faster one."""
 
-    name: str
+    way: Way
     reason: str | None
     """None for the fastest way."""
 
     @staticmethod
-    def of(model: "PreTrainedModel", longest: int) -> "Way":
+    def by(model: "PreTrainedModel", longest: int) -> "Taken":
         """The way tuning would take for rows of so many tokens."""
-        reason = packed_attention.supports_packing(model, longest)
-        return Way("packed" if reason is None else "alone", reason)
+        found = packing.packing_of(model, longest)
+        return Taken(found.way, "; ".join(f"not {way}: {reason}" for way, reason in found.refused.items()) or None)
 
     def logits(self, model: "PreTrainedModel", rows: Sequence[PackedRow]) -> Tensor:
         """[K, V] float32: the logits of all target tokens, in the order of the rows."""
-        batch = packed_attention.collate(rows, model.device)
-        return packed_attention.target_logits(model, batch, packed=self.reason is None).float()
+        return packed_forward.target_logits(model, packed_forward.collate(rows, model.device), self.way).float()
 
     def backward(self, model: "PreTrainedModel", rows: Sequence[PackedRow], *, forward_tokens: int = 1 << 30) -> float:
         """Leaves the gradient of a step on these rows in the parameters; gives its loss in nats per target token."""
-        return loss.backward(model, rows, forward_tokens=forward_tokens, packed=self.reason is None)
+        return loss.backward(model, rows, forward_tokens=forward_tokens, way=self.way)
 
 
 def packed(examples: Sequence[Encoded]) -> list[PackedRow]:

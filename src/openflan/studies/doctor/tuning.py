@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from openflan.encoding import Encoded, PackedRow
+from openflan.models.packing import DONE
 from openflan.studies.doctor.finding import Finding, Measure, judged, not_applicable
 from openflan.studies.doctor.patient import (
     SIZES,
@@ -33,8 +34,8 @@ def packing(patient: Patient) -> Finding:
         expected, total = _alone(patient, in_order)
         reference = take_gradients(parameters)
         with torch.no_grad():
-            logits = patient.way.logits(patient.model, patient.rows)
-        loss = patient.way.backward(patient.model, patient.rows)
+            logits = patient.taken.logits(patient.model, patient.rows)
+        loss = patient.taken.backward(patient.model, patient.rows)
         gradient = gradient_difference(take_gradients(parameters), reference)
         compared = f"the gradient of {len(parameters)} of {sum(1 for _ in patient.model.parameters())} parameters"
     allowed = patient.tolerances
@@ -48,15 +49,15 @@ def packing(patient: Patient) -> Finding:
         f"({compared})",
         otherwise="tuning would learn something else than one example at a time teaches; do not tune this model",
     )
-    if patient.way.reason is None or found.outcome == "fail":
+    if patient.taken.reason is None or found.outcome == "fail":
         return found
-    if (fault := patient.control.way.reason) is not None:
+    if (fault := patient.control.taken.reason) is not None:
         return Finding("fail", f"not even a plain Llama can be packed here, so the fault is not the model's: {fault}")
     return Finding(
         "falls back",
-        f"{patient.way.reason}; every example takes a forward pass of its own, which is exact",
+        f"{patient.taken.reason}; {DONE[patient.taken.way]}; this was checked",
         found.measures,
-        cost="tuning takes a forward pass for each example",
+        cost=f"in tuning {DONE[patient.taken.way]}",
     )
 
 
@@ -69,7 +70,7 @@ def isolation(patient: Patient) -> Finding:
     with watched(patient.model) as parameters, shifted(patient, in_order) as shifts:
         for parameter in parameters:
             parameter.requires_grad_(False)
-        logits = patient.way.logits(patient.model, patient.rows)
+        logits = patient.taken.logits(patient.model, patient.rows)
         for at, (example, part) in enumerate(zip(in_order, _by_example(logits, in_order), strict=True)):
             (gradient,) = torch.autograd.grad(target_nats(part, example), shifts, retain_graph=True)
             size = gradient.float().abs().amax(-1).tolist()
@@ -95,7 +96,7 @@ def accumulation(patient: Patient) -> Finding:
         take_gradients(parameters)
         reference: list[Tensor | None] | None = None
         for tokens in (1 << 30, first_two, 1):
-            found = patient.way.backward(patient.model, patient.rows, forward_tokens=tokens)
+            found = patient.taken.backward(patient.model, patient.rows, forward_tokens=tokens)
             loss = max(loss, abs(found - total) / abs(total) if total else abs(found))
             gradients = take_gradients(parameters)
             if reference is None:
