@@ -51,9 +51,9 @@ FALLS_BACK = {
     "llama": set[str](),
     "qwen3": set[str](),
     "opt": set[str](),
-    "mistral": {"packing", "trees"},
+    "mistral": {"trees"},
     "bloom": {"packing", "trees"},
-    "gemma2": {"packing", "trees"},
+    "gemma2": {"trees"},
     "mamba": {"packing", "trees"},
 }
 WORDS = {"vocabulary", "round-trip", "bos", "eos", "boundary", "options", "prompt-format"}
