@@ -127,12 +127,12 @@ def test_real_models(stories: str) -> None:
 # Faults, each planted from the outside.
 
 
-def leaking_attention(shortest: int) -> Plant:
-    """Packed attention that ignores segments, in rows of at least so many tokens."""
+def leaking_attention(shortest: int, longest: int = 1 << 30) -> Plant:
+    """Packed attention that ignores segments, in batches of so many tokens: others deceive the model's self-check."""
     sound = packed_attention.packed_attention
 
     def attend(module: Any, q: Any, k: Any, v: Any, mask: Any, *, openflan_segments: Any, **others: Any) -> Any:
-        if q.shape[2] < shortest:
+        if not shortest <= q.shape[2] <= longest:
             return sound(module, q, k, v, mask, openflan_segments=openflan_segments, **others)
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
         scale = others.get("scaling")
@@ -403,8 +403,8 @@ FAULTS: dict[str, list[Plant]] = {
     "boundary": [other_boundary],
     "options": [options_alike],
     "prompt-format": [other_format],
-    "packing": [leaking_attention(0), leaking_attention(30)],
-    "isolation": [leaking_attention(30)],
+    "packing": [leaking_attention(0), leaking_attention(30, 95)],
+    "isolation": [leaking_attention(30, 95)],
     "accumulation": [mean_of_means],
     "trees": [trees_off_by_one, scores_off_by_one],
     "padding": [padded_off_by_one, rebuilt(sees_padding), rebuilt(counts_padding)],
