@@ -18,7 +18,7 @@ from openflan.encoding.pack import PackedRow
 from openflan.errors import ConfigError, ModelError
 from openflan.models.adapters import LoraSettings, add_lora
 from openflan.models.load import LanguageModel, load_model
-from openflan.models.packed_attention import collate, target_logits
+from openflan.models.packed_forward import attending, collate, target_logits
 from openflan.models.shape import SHAPES, kept_bytes, model_shape, shape_from_size
 from openflan.models.soft_prompt import add_soft_prompt
 from openflan.reports.plan import plan_page
@@ -143,6 +143,7 @@ def test_activations_are_those_a_real_forward_pass_keeps(method: Any, bfloat16: 
         return tensor
 
     with (
+        attending(lm.model, "ragged"),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
     ):

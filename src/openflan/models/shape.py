@@ -25,7 +25,7 @@ from openflan.encoding.pack import PackedRow
 from openflan.errors import ModelError, Problem
 from openflan.models.adapters import LoraSettings, add_lora
 from openflan.models.load import LanguageModel, context_length, find_model
-from openflan.models.packed_attention import collate, target_logits
+from openflan.models.packed_forward import attending, collate, target_logits
 from openflan.models.soft_prompt import add_soft_prompt
 
 if TYPE_CHECKING:
@@ -305,6 +305,7 @@ def _traced(
 
         batch = collate([_row(_traced_length(shape))] * examples)
         with (
+            attending(lm.model, "ragged"),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
             counting,
