@@ -15,6 +15,8 @@ def tune(
     data_root: options.DataRoot = None,
     require_all: options.RequireAll = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    dev_every: options.DevEvery = None,
+    track: options.Track = None,
     out_: Annotated[Path | None, typer.Option("--out", help="Run folder; the model goes to OUT/model.")] = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -28,7 +30,7 @@ def tune(
 
     resolved = resolve(
         recipe,
-        {"tuning": {"steps": steps}},
+        {"tuning": {"steps": steps, "dev_every": dev_every, "track": options.listed(track) or None}},
         model=model,
         data_root=None if data_root is None else str(data_root),
         require_all=require_all or None,

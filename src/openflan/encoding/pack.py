@@ -57,6 +57,8 @@ def pack(encoded: Sequence[Encoded], length: int) -> list[PackedRow]:
     order is kept and long examples are not tuned on first; inside a row examples keep their order. Equal input gives
     equal rows. Raises ConfigError for an example longer than `length`.
     """
+    if not encoded:
+        return []
     num_prompt = np.array([len(e.prompt_ids) for e in encoded], np.int64)
     num_targets = np.array([len(e.target_ids) for e in encoded], np.int64)
     sizes = num_prompt + num_targets
@@ -140,7 +142,8 @@ def _rows(
     target_positions = predicting - np.repeat(row_starts, targets_of_row)
     names = [_name(example) for example in examples]
     cuts = [
-        itertools.pairwise([0, *border.tolist()]) for border in (ends[row_ends - 1], target_ends[row_ends - 1], row_ends)
+        itertools.pairwise([0, *border.tolist()])
+        for border in (ends[row_ends - 1], target_ends[row_ends - 1], row_ends)
     ]
     int32s = [part.astype(np.int32) for part in (position_ids, sizes, target_positions)]
     return [

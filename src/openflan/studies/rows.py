@@ -34,6 +34,10 @@ class SplitRows:
     ledger: Ledger
     exemplars: Mapping[str, ExemplarSource] = field(default_factory=dict[str, ExemplarSource])
     """Where the exemplars of each evaluated task come from; empty where nothing is asked with exemplars."""
+    dev: Mapping[str, TaskRows] = field(default_factory=dict[str, TaskRows])
+    """Dev rows of the tuning tasks, for the loss while tuning; empty where none is measured."""
+    dev_ledger: Ledger = field(default_factory=Ledger)
+    """What was dropped of them. Apart, since the lock and the run's ledger are about what the numbers depend on."""
 
 
 def split_of(recipe: Recipe) -> HeldOutSplit:
@@ -71,7 +75,10 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
         raise SourceError([Problem("rows", "no task of one side could be read"), *unavailable])
     tasks = {task.name: task for task in split.evaluated if task.name in evaluated}
-    return SplitRows(train, evaluated, tasks, ledger, read_exemplars(tasks.values(), recipe, ledger))
+    exemplars = read_exemplars(tasks.values(), recipe, ledger)
+    dev_ledger = Ledger()
+    dev = read_dev(train, recipe, text if strict and split.evaluated else None, dev_ledger)
+    return SplitRows(train, evaluated, tasks, ledger, exemplars, dev, dev_ledger)
 
 
 def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress = silent) -> None:
@@ -79,6 +86,8 @@ def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: 
     strict = split.rule == "strict"
     jobs = [_train_job(task, recipe) for task in split.train]
     jobs += [_job(task, part, recipe, _most(part, recipe, strict)) for task in split.evaluated for part in EVALUATED]
+    if recipe.tuning.dev_every:
+        jobs += [_dev_job(task, recipe) for task in split.train]
 
     def tell(done: int, total: int, task: str) -> None:
         progress(ProgressEvent("read rows", done, total, task))
@@ -121,6 +130,27 @@ def read_exemplars(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Map
     return found
 
 
+def read_dev(
+    train: Mapping[str, TaskRows], recipe: Recipe, evaluated: EvaluatedText | None, ledger: Ledger
+) -> dict[str, TaskRows]:
+    """The first dev rows of each tuning task, without those that repeat text of `evaluated` rows.
+
+    A task whose dev rows cannot be read is noted. Nothing is read where the recipe measures no dev loss.
+    """
+    found: dict[str, TaskRows] = {}
+    for name, share in train.items() if recipe.tuning.dev_every else ():
+        try:
+            rows: Sequence[ReadRow] = read_store(_dev_job(share.task, recipe), ledger)
+        except SourceError as error:
+            ledger.note(f"{name}: is not in the dev loss, its dev rows could not be read: {error}")
+            continue
+        if evaluated is not None:
+            rows = without_overlap(name, rows, evaluated, ledger)
+        if rows:
+            found[name] = TaskRows(share.task, rows, share.templates)
+    return found
+
+
 def _read_evaluated(
     tasks: Sequence[Task], recipe: Recipe, ledger: Ledger, unavailable: list[Problem], *, strict: bool
 ) -> tuple[EvaluatedRows, dict[str, list[Sequence[ReadRow]]]]:
@@ -149,6 +179,10 @@ def _most(part: EvaluatedSplit, recipe: Recipe, strict: bool) -> int | None:
 
 def _train_job(task: Task, recipe: Recipe) -> StoreJob:
     return _job(task, "train", recipe, recipe.mixture.max_examples)
+
+
+def _dev_job(task: Task, recipe: Recipe) -> StoreJob:
+    return _job(task, "dev", recipe, recipe.tuning.dev_rows)
 
 
 def _job(task: Task, part: Split, recipe: Recipe, limit: int | None) -> StoreJob:

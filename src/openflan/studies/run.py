@@ -13,6 +13,7 @@ from openflan import artifacts
 from openflan.catalog.holdout import HeldOutSplit, hold_out
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Task, Template
+from openflan.encoding.boundary import without_transformers
 from openflan.encoding.encode import Encoded, encode
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, RunError
@@ -23,16 +24,17 @@ from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
 from openflan.rendering.render import render
 from openflan.studies.answer import answer
+from openflan.studies.follow import followed
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
 from openflan.studies.remote import answer_remotely
 from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
+from openflan.tuning.feed import MixtureBlocks
 
 if TYPE_CHECKING:
     from openflan.encoding.boundary import Tokenizer
     from openflan.models.load import LanguageModel
-    from openflan.tuning.tune import StepReport
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ def arm_model(
 ) -> "LanguageModel":
     """The model an arm is about: the base model, or the base model tuned on rows read in the arm's wording."""
     from openflan.models.load import load_model
-    from openflan.tuning.tune import tune
+    from openflan.tuning.tune import last_block, tune
 
     tuning, home = MODEL_OF.get(arm, arm), home_of(arm, out)
     lm = load_model(recipe.model)
@@ -152,30 +154,43 @@ def arm_model(
         return lm
     mixture = Mixture(rows.train, recipe.mixture, recipe.seed, TUNED_WITH[arm])
     prompt = prompt_format(lm, recipe)
-    counts = home / "encoded"
-
-    def block(number: int) -> Sequence[Encoded]:
-        counted = Ledger()
-        encoded = encode(
-            mixture.examples(number),
-            cast("Tokenizer", lm.tokenizer),
-            prompt,
-            recipe.lengths,
-            counted,
-            context=lm.context,
-        )
-        artifacts.write_json(counts / f"block-{number:06d}.json", counted.to_json())
-        return encoded
-
-    def report(step: "StepReport") -> None:
-        note = f"loss {step.loss:.3f} · {step.tokens / max(step.seconds, 1e-9):,.0f} tokens/s"
-        progress(ProgressEvent(f"{out.name}/{arm}: tune", step.step, recipe.tuning.steps, note))
-
+    blocks = MixtureBlocks(
+        mixture,
+        without_transformers(cast("Tokenizer", lm.tokenizer)),
+        prompt,
+        recipe.lengths,
+        lm.context,
+        home / "encoded",
+    )
     settings = recipe.tuning.model_copy(update={"seed": recipe.seed})
-    tuned = tune(lm, block, settings, home, prompt_format=prompt, report=report, in_place=True)
+    dev = dev_set(recipe, rows, blocks, home)
+    with followed(f"{out.name}/{arm}", settings, home, recipe.content(), progress) as report:
+        tuned = tune(lm, blocks, settings, home, prompt_format=prompt, report=report, dev=dev, in_place=True)
     if tuning == arm or tuning not in recipe.arms:  # else the other arm's ledger has these counts
-        ledger.merge(Ledger.from_json(artifacts.read_json(file)) for file in sorted(counts.glob("block-*.json")))
+        ledger.merge(blocks.counted(last_block(home)))
     return tuned
+
+
+def dev_set(recipe: Recipe, rows: SplitRows, blocks: MixtureBlocks, home: Path) -> dict[str, list[Encoded]]:
+    """The dev rows of the tuning tasks in the words they are tuned in, each through one template; see dev.json.
+
+    Empty where the recipe measures no dev loss.
+    """
+    if not rows.dev:
+        return {}
+    ledger = Ledger()
+    ledger.merge([rows.dev_ledger])
+    found: dict[str, list[Encoded]] = {}
+    for name, share in rows.dev.items():
+        examples = [
+            render(share.task, row, share.templates[number % len(share.templates)], blocks.mixture.wording)
+            for number, row in enumerate(share.rows)
+        ]
+        found[name] = encode(
+            examples, blocks.tokenizer, blocks.prompt_format, blocks.lengths, ledger, context=blocks.context
+        )
+    artifacts.write_json(home / "dev.json", ledger.to_json())
+    return found
 
 
 def home_of(arm: Arm, out: Path) -> Path:

@@ -9,6 +9,20 @@ from openflan.models.adapters import LoraSettings
 ROW_LENGTH = 1024 + 256
 """Tokens of a packed row unless set: the paper's longest prompt and target together."""
 
+TrackerName = Literal["tensorboard", "trackio", "wandb"]
+
+BESIDE_THE_WEIGHTS = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "threads",
+    "data_workers",
+    "dev_every",
+    "dev_rows",
+    "track",
+}
+"""Settings that tuned weights do not depend on."""
+
 
 class TuningSettings(BaseModel):
     """How a model is tuned. Source: Wei et al. 2022 §2.4 for steps, tokens per step, optimizer and learning rate."""
@@ -47,13 +61,22 @@ class TuningSettings(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)
     """Steps between two reports; `steps.jsonl` has every step."""
+    data_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that render, encode and pack ahead of the steps; null is two beside a GPU, and none on a CPU, which
+    tuning keeps busy by itself."""
+    dev_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two measurements of the loss on dev rows of the tuning tasks; null measures none."""
+    dev_rows: int = Field(default=20, ge=1)
+    """Dev rows of each tuning task that this loss is over."""
+    track: tuple[TrackerName, ...] = ()
+    """Where the numbers that are shown while it runs also go."""
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch; null leaves it as it is."""
 
     def content(self) -> dict[str, Any]:
         """What the tuned weights depend on, as plain data."""
-        return self.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints", "log_every", "threads"})
+        return self.model_dump(mode="json", exclude=BESIDE_THE_WEIGHTS)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0.
