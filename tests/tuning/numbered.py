@@ -1,4 +1,4 @@
-"""Functions of a number for worker processes to call; run as a program it starts some and waits to be ended:
+"""Functions of a number for worker processes to call. Run as a program it starts some and waits to be ended:
 
 python -m tests.tuning.numbered
 """
@@ -10,6 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from openflan.encoding import Encoded
 from openflan.errors import ModelError, Problem
 from openflan.tuning.ahead import in_order
 
@@ -35,6 +38,14 @@ def killed_at_5(number: int) -> int:
     if number == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def blocks(number: int) -> list[Encoded]:
+    """Thirteen random examples, none in each third block; nothing here loads torch, which takes seconds."""
+    drawn = np.random.default_rng(number)
+    sizes = [] if number % 3 == 1 else drawn.integers(1, 7, (13, 2)).tolist()
+    texts = [tuple(tuple(drawn.integers(2, 99, size).tolist()) for size in pair) for pair in sizes]
+    return [Encoded(f"block{number}", f"train/{i}", "t", *pair) for i, pair in enumerate(texts)]
 
 
 def own_id(number: int) -> int:

@@ -1,6 +1,5 @@
 """Trackers are given the same values, and go on where a stopped run does."""
 
-import builtins
 import importlib
 import sys
 from pathlib import Path
@@ -92,7 +91,6 @@ def test_libraries_that_are_missing_are_named_together_before_anything_runs(
     assert "openflan[trackers]" in str(raised.value)
 
 
-def test_without_names_nothing_is_imported_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builtins, "open", None)
+def test_without_names_nothing_is_written(tmp_path: Path) -> None:
     log_all(Trackers((), tmp_path, run="r", identity="i", config={}))
     assert not list(tmp_path.iterdir())
