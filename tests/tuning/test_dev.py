@@ -1,5 +1,6 @@
 """The dev loss: of target tokens, the same however it is computed, and no part of tuning."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import torch
 
 from openflan.encoding import Encoded
 from openflan.models.load import LanguageModel
-from openflan.tuning.dev import DEV_FILE, DevLog, dev_loss, read_dev_losses
+from openflan.tuning.dev import DEV_FILE, DevLog, Nats, dev_loss, read_dev_losses
+from openflan.tuning.loss import target_nats
 from openflan.tuning.settings import TuningSettings
 from openflan.tuning.tune import StepReport, tune
 from tests.models.tiny import examples, saved
@@ -25,6 +27,10 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     return saved(tmp_path_factory.mktemp("base"))
 
 
+def ours(lm: LanguageModel, *, packed: bool = True) -> Nats:
+    return functools.partial(target_nats, lm.model, packed=packed)
+
+
 def nats(lm: LanguageModel, example: Encoded) -> float:
     """Transformers' own loss of one example, as a sum."""
     ids = torch.tensor([[*example.prompt_ids, *example.target_ids]])
@@ -36,7 +42,7 @@ def nats(lm: LanguageModel, example: Encoded) -> float:
 
 @pytest.mark.reference
 def test_it_is_transformers_loss_weighted_by_target_tokens(lm: LanguageModel) -> None:
-    found = dev_loss(lm, {name: some for name, some in DEV.items() if some}, SETTINGS, step=3)
+    found = dev_loss(lm, {name: some for name, some in DEV.items() if some}, SETTINGS, ours(lm), step=3)
     both = [*DEV["a"], *DEV["b"]]
     count = sum(len(e.target_ids) for e in both)
     assert (found.step, found.all.target_tokens, found.all.examples) == (3, count, 13)
@@ -49,8 +55,8 @@ def test_it_is_transformers_loss_weighted_by_target_tokens(lm: LanguageModel) ->
 
 @pytest.mark.parametrize("changed", [{"row_length": 12}, {"row_length": 60}, {"forward_tokens": 1}, {}])
 def test_neither_packing_nor_the_size_of_a_pass_moves_it(lm: LanguageModel, changed: dict[str, int]) -> None:
-    whole = dev_loss(lm, {"a": DEV["a"]}, SETTINGS, step=0)
-    other = dev_loss(lm, {"a": DEV["a"]}, SETTINGS.model_copy(update=changed), step=0, packed=bool(changed))
+    whole = dev_loss(lm, {"a": DEV["a"]}, SETTINGS, ours(lm), step=0)
+    other = dev_loss(lm, {"a": DEV["a"]}, SETTINGS.model_copy(update=changed), ours(lm, packed=bool(changed)), step=0)
     assert other.all.loss == pytest.approx(whole.all.loss, rel=1e-5)
 
 
@@ -79,11 +85,11 @@ def test_a_stopped_run_ends_with_the_same_records(lm: LanguageModel, tmp_path: P
 
 
 def test_records_of_steps_that_come_again_are_taken_back(lm: LanguageModel, tmp_path: Path) -> None:
-    log = DevLog(DEV, lm, SETTINGS, tmp_path, packed=True, bfloat16=False)
+    log = DevLog(DEV, lm, SETTINGS, ours(lm), tmp_path)
     for step in (0, 3, 4, 8):
         log.measure(step)
     assert [r.step for r in read_dev_losses(tmp_path / DEV_FILE)] == [0, 4, 8]
-    again = DevLog(DEV, lm, SETTINGS, tmp_path, packed=True, bfloat16=False)
+    again = DevLog(DEV, lm, SETTINGS, ours(lm), tmp_path)
     assert again.last is not None and again.last.step == 8
     again.measure(6)
     assert [r.step for r in read_dev_losses(tmp_path / DEV_FILE)] == [0, 4]
@@ -94,7 +100,7 @@ def test_a_loss_that_is_not_finite_is_written_as_null(tmp_path: Path) -> None:
     broken = saved(tmp_path / "base")
     with torch.no_grad():
         broken.model.model.norm.weight[0] = float("nan")
-    DevLog(DEV, broken, SETTINGS, tmp_path, packed=True, bfloat16=False).measure(0)
+    DevLog(DEV, broken, SETTINGS, ours(broken), tmp_path).measure(0)
     assert json.loads((tmp_path / DEV_FILE).read_text())["loss"] is None
     (record,) = read_dev_losses(tmp_path / DEV_FILE)
     assert record.all.loss != record.all.loss

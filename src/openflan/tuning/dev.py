@@ -4,24 +4,22 @@ Takes encoded dev examples by task, gives `DevLoss`es and a file of them, one li
 token, over all target tokens), target_tokens, examples, and the same for each task. Read next: `studies/run.py`.
 
 The loss is a sum over target tokens divided by their number, so that neither packing nor the size of forward passes
-moves it. Lines of a killed run that are not yet due again are kept; the others come again with the same bytes.
+moves it. What a killed run measured at steps that come again is taken back, and comes again with the same bytes.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn import functional
+from torch import Tensor
 
 from openflan import artifacts
 from openflan.encoding.encode import Encoded
 from openflan.encoding.pack import PackedRow
 from openflan.models.load import LanguageModel
-from openflan.models.packed_attention import collate, target_logits
 from openflan.tuning.feed import PackedBlocks
 from openflan.tuning.loss import forward_passes
 from openflan.tuning.settings import TuningSettings
@@ -30,6 +28,8 @@ DEV_FILE = "dev.jsonl"
 
 DevSet = Mapping[str, Sequence[Encoded]]
 """Dev examples by task."""
+Nats = Callable[[Sequence[PackedRow]], Tensor]
+"""The loss of each target token of some rows, which go through the model together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,7 @@ class DevLoss:
         return cls(value["step"], _mean(value), {name: _mean(task) for name, task in value["tasks"].items()})
 
 
-def dev_loss(
-    lm: LanguageModel, dev: DevSet, settings: TuningSettings, *, step: int, packed: bool = True, bfloat16: bool = False
-) -> DevLoss:
+def dev_loss(lm: LanguageModel, dev: DevSet, settings: TuningSettings, nats: Nats, *, step: int) -> DevLoss:
     """The loss of each task's examples and of all of them, without dropout; the model stays in the mode it was in."""
     training = lm.model.training
     lm.model.eval()
@@ -75,7 +73,8 @@ def dev_loss(
         sums: dict[str, float] = {}
         for name, encoded in dev.items():
             rows = PackedBlocks(lambda _, examples=encoded: examples, settings, lm.context, lm.prefix_ids)(0)
-            sums[name] = _sum_of_nats(lm, rows, settings.forward_tokens, packed=packed, bfloat16=bfloat16)
+            passes = forward_passes(rows, settings.forward_tokens)
+            sums[name] = math.fsum(float(nats(part).double().sum()) for part in passes)
     finally:
         lm.model.train(training)
     counts = {name: sum(len(e.target_ids) for e in encoded) for name, encoded in dev.items()}
@@ -87,12 +86,9 @@ def dev_loss(
 class DevLog:
     """Measures when it is due, and keeps the file of a tuning folder."""
 
-    def __init__(
-        self, dev: DevSet, lm: LanguageModel, settings: TuningSettings, folder: Path, *, packed: bool, bfloat16: bool
-    ) -> None:
+    def __init__(self, dev: DevSet, lm: LanguageModel, settings: TuningSettings, nats: Nats, folder: Path) -> None:
         self._dev = {name: encoded for name, encoded in dev.items() if encoded}
-        self._lm, self._settings = lm, settings
-        self._how = {"packed": packed, "bfloat16": bfloat16}
+        self._lm, self._settings, self._nats = lm, settings, nats
         self._file = folder / DEV_FILE
         self._records = read_dev_losses(self._file)
 
@@ -110,7 +106,7 @@ class DevLog:
         due = step % every == 0 or step == self._settings.steps
         measured = due and not any(record.step == step for record in kept)
         if measured:
-            kept.append(dev_loss(self._lm, self._dev, self._settings, step=step, **self._how))
+            kept.append(dev_loss(self._lm, self._dev, self._settings, self._nats, step=step))
         if measured or len(kept) < len(self._records):
             lines = [json.dumps(record.to_json(), allow_nan=False) + "\n" for record in kept]
             artifacts.write_text(self._file, "".join(lines))
@@ -122,19 +118,6 @@ def read_dev_losses(file: Path) -> list[DevLoss]:
     if not file.exists():
         return []
     return [DevLoss.from_json(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def _sum_of_nats(
-    lm: LanguageModel, rows: Sequence[PackedRow], forward_tokens: int, *, packed: bool, bfloat16: bool
-) -> float:
-    sums: list[float] = []
-    for part in forward_passes(rows, forward_tokens):
-        batch = collate(part, lm.model.device)
-        with torch.no_grad(), torch.autocast(lm.model.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = target_logits(lm.model, batch, packed=packed)
-        nats = functional.cross_entropy(logits.float(), batch.labels, reduction="none")
-        sums.append(float(nats.double().sum()))
-    return math.fsum(sums)
 
 
 def _mean(value: Mapping[str, Any]) -> MeanLoss:

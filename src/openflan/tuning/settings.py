@@ -11,17 +11,13 @@ ROW_LENGTH = 1024 + 256
 
 TrackerName = Literal["tensorboard", "trackio", "wandb"]
 
-BESIDE_THE_WEIGHTS = {
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_every",
-    "threads",
+WITHOUT_EFFECT = {"checkpoint_every", "keep_checkpoints", "log_every", "threads"} | {
     "data_workers",
     "dev_every",
     "dev_rows",
     "track",
 }
-"""Settings that tuned weights do not depend on."""
+"""Settings that the tuned weights do not depend on: a stopped run goes on with others."""
 
 
 class TuningSettings(BaseModel):
@@ -76,7 +72,7 @@ class TuningSettings(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What the tuned weights depend on, as plain data."""
-        return self.model_dump(mode="json", exclude=BESIDE_THE_WEIGHTS)
+        return self.model_dump(mode="json", exclude=WITHOUT_EFFECT)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0.

@@ -19,6 +19,7 @@ happened, bit for bit.
 import contextlib
 import copy
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -44,7 +45,7 @@ from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, save_checkpoint
 from openflan.tuning.dev import DevLog, DevLoss, DevSet
 from openflan.tuning.feed import Blocks, num_workers, row_length, steps_from
-from openflan.tuning.loss import backward
+from openflan.tuning.loss import backward, target_nats
 from openflan.tuning.optimizer import make_optimizer
 from openflan.tuning.settings import TuningSettings
 
@@ -141,7 +142,8 @@ def _run(
     _cut_log(folder / LOG_FILE, progress.step)
     packed = _packs(lm, settings)
     lm.model.train()
-    dev_log = DevLog(dev or {}, lm, settings, folder, packed=packed, bfloat16=_in_bfloat16(settings, lm))
+    nats = functools.partial(target_nats, lm.model, bfloat16=_in_bfloat16(settings, lm), packed=packed)
+    dev_log = DevLog(dev or {}, lm, settings, nats, folder)
     dev_log.measure(progress.step)
     workers = num_workers(blocks, settings, on_gpu=lm.device.type == "cuda")
     feed = steps_from(progress.cursor, blocks, settings, lm.context, prefix_ids=lm.prefix_ids, workers=workers)
