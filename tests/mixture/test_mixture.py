@@ -98,7 +98,7 @@ def test_the_lock_names_rows_and_templates_by_content(task: Task) -> None:
 
 def test_examples_carry_the_wording(task: Task) -> None:
     rows = {"a": share(task, "a", 10)}
-    plain = Mixture(rows, MixtureSettings(block_size=4), 0, "no_template").examples(0)
+    plain = Mixture(rows, MixtureSettings(block_size=4), 0, "no_template").examples(0, Ledger())
     assert {example.inputs for example in plain} == {"p\nh"}
     assert len(plain) == 4
 

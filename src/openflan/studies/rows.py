@@ -8,6 +8,7 @@ from openflan.catalog.holdout import HeldOutSplit, hold_out
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Split, Task
 from openflan.errors import Problem, SourceError
+from openflan.evaluation.samples import SEEN_ARMS
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import TaskRows, tuning_templates
 from openflan.mixture.overlap import EvaluatedText, without_overlap
@@ -34,6 +35,8 @@ class SplitRows:
     ledger: Ledger
     exemplars: Mapping[str, ExemplarSource] = field(default_factory=dict[str, ExemplarSource])
     """Where the exemplars of each evaluated task come from; empty where nothing is asked with exemplars."""
+    seen: Mapping[str, TaskRows] = field(default_factory=dict[str, TaskRows])
+    """The evaluated tasks' own train rows, for arms that are tuned on the task they are asked; never part of `train`."""
 
 
 def split_of(recipe: Recipe) -> HeldOutSplit:
@@ -71,7 +74,8 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
         raise SourceError([Problem("rows", "no task of one side could be read"), *unavailable])
     tasks = {task.name: task for task in split.evaluated if task.name in evaluated}
-    return SplitRows(train, evaluated, tasks, ledger, read_exemplars(tasks.values(), recipe, ledger))
+    exemplars = read_exemplars(tasks.values(), recipe, ledger)
+    return SplitRows(train, evaluated, tasks, ledger, exemplars, read_seen(tasks.values(), recipe, ledger))
 
 
 def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress = silent) -> None:
@@ -79,6 +83,7 @@ def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: 
     strict = split.rule == "strict"
     jobs = [_train_job(task, recipe) for task in split.train]
     jobs += [_job(task, part, recipe, _most(part, recipe, strict)) for task in split.evaluated for part in EVALUATED]
+    jobs += [_train_job(task, recipe) for task in split.evaluated if recipe.sees_tasks]
 
     def tell(done: int, total: int, task: str) -> None:
         progress(ProgressEvent("read rows", done, total, task))
@@ -118,6 +123,38 @@ def read_exemplars(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Map
         if not rows:
             ledger.note(f"{task.name}: has neither train nor dev rows, so it is not asked with exemplars")
         found[task.name] = ExemplarSource(task, rows, seed=recipe.seed, draw=recipe.evaluation.exemplars)
+    return found
+
+
+def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[str, TaskRows]:
+    """The evaluated tasks' own train rows with their direct templates, for the arms that have seen their task.
+
+    Rows that repeat text of one of the task's evaluation rows, used or not, are taken out under either rule. A task
+    without train rows is left out, and the ledger says so. Nothing is read for a recipe without such an arm.
+
+    Raises SourceError if a task loses more than 5 % of its rows in reading, or if no task has any.
+    """
+    found: dict[str, TaskRows] = {}
+    counted = Ledger()
+    for task in tasks if recipe.sees_tasks else ():
+        try:
+            rows: Sequence[ReadRow] = read_store(_train_job(task, recipe), counted)
+        except SourceError as error:
+            counted.note(f"{task.name}: its train rows could not be read: {error}")
+            rows = ()
+        if rows:
+            parts = [read_store(_job(task, part, recipe, None), Ledger()) for part in EVALUATED]
+            rows = without_overlap(task.name, rows, EvaluatedText({task.name: parts}), counted)
+        if rows:
+            found[task.name] = TaskRows(task, rows, task.of_kind("direct"))
+        else:
+            counted.note(f"{task.name}: has no train rows of its own, so no arm is tuned on them")
+    counted.check("render")
+    ledger.merge([counted])
+    if recipe.sees_tasks and not found:
+        raise SourceError(
+            [Problem("arms", f"{', '.join(SEEN_ARMS)} need train rows of an evaluated task", "none has any")]
+        )
     return found
 
 

@@ -2,12 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openflan.models.adapters import LoraSettings
 
 ROW_LENGTH = 1024 + 256
 """Tokens of a packed row unless set: the paper's longest prompt and target together."""
+
+USUAL_LR = {"lora": 2e-4, "soft_prompt": 0.3}
+"""Source: Dettmers et al. 2023 (QLoRA, up to 13B) and Lester et al. 2021."""
 
 
 class TuningSettings(BaseModel):
@@ -25,6 +28,7 @@ class TuningSettings(BaseModel):
     """Rows go through the model together up to that many tokens; the step's gradient is their sum either way."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(default=3e-5, gt=0)
+    """Where none is given, `USUAL_LR` has that of the other methods: the paper's would hardly move so few weights."""
     scale_parameter: bool = False
     """Adafactor's steps relative to each matrix's size. The paper does not say; here `lr` means what it says."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -50,6 +54,13 @@ class TuningSettings(BaseModel):
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch; null leaves it as it is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lr_of_the_method(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "lr" not in given and given.get("method") in USUAL_LR:
+            return {**given, "lr": USUAL_LR[given["method"]]}
+        return given
 
     def content(self) -> dict[str, Any]:
         """What the tuned weights depend on, as plain data."""
