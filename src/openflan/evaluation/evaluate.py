@@ -90,9 +90,10 @@ def evaluate(
 
     `samples` has the columns of `SAMPLE_SCHEMA`. Rows of split "dev" do nothing but choose a template. An arm asked
     with exemplars is an arm of its own, "tuned@5" say (`samples.with_shots`); such arms are also compared with the
-    others of as many exemplars, and with themselves without any. Results of `SEEN_ARMS` say what they are. Neither the order of rows nor the presence of other
-    arms or tasks moves an arm's numbers (Holm's adjustment aside). `fingerprint` names the run; by default it is made
-    of the numbers.
+    others of as many exemplars, and with themselves without any. Results of `SEEN_ARMS` say what they are.
+
+    Neither the order of rows nor the presence of other arms or tasks moves an arm's numbers (Holm's adjustment aside).
+    `fingerprint` names the run; by default it is made of the numbers.
 
     Raises RunError where there is nothing to evaluate, a task is unknown, or an arm has no scored test row for a task.
     """

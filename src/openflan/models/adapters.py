@@ -47,8 +47,8 @@ class LoraSettings(BaseModel):
     target_modules: tuple[str, ...] | None = None
     """Names of the linear layers; None takes all of them but the head."""
     quantize: Quantize | None = None
-    """Bits of the frozen base: "nf4" (4, doubly quantized: QLoRA, Dettmers et al. 2023), "int8" (LLM.int8()), or null for
-    the weights as they are. Needs the extra `qlora`."""
+    """Bits of the frozen base: "nf4" (4, doubly quantized: QLoRA, Dettmers et al. 2023), "int8" (LLM.int8()), or null
+    for the weights as they are. Needs the extra `qlora`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -54,7 +54,8 @@ class ExemplarSource:
         wording: Wording = "instructions",
     ) -> None:
         """`wording`: how exemplars read, which must be how the example that follows them does."""
-        self.task, self.seed, self.draw, self.wording = task, seed, draw, wording
+        self.task, self.seed, self.draw = task, seed, draw
+        self._wording: Wording = wording
         self._rows = list(rows)
         self._orders: dict[str, list[int]] = {}
         self._candidates: dict[tuple[str, int], _Candidate] = {}
@@ -112,7 +113,7 @@ class ExemplarSource:
         found = self._candidates.get((template.id, index))
         if found is None:
             row = self._rows[index]
-            example = render(self.task, row, template, self.wording)
+            example = render(self.task, row, template, self._wording)
             if len(self._candidates) == MOST_KEPT:
                 del self._candidates[next(iter(self._candidates))]
             found = _Candidate(row, text_key(self.task, row, template), example.inputs, example.targets)

@@ -36,7 +36,7 @@ class SplitRows:
     exemplars: Mapping[str, ExemplarSource] = field(default_factory=dict[str, ExemplarSource])
     """Where the exemplars of each evaluated task come from; empty where nothing is asked with exemplars."""
     seen: Mapping[str, TaskRows] = field(default_factory=dict[str, TaskRows])
-    """The evaluated tasks' own train rows, for arms that are tuned on the task they are asked; never part of `train`."""
+    """The evaluated tasks' own train rows, for arms that are tuned on the task they are asked; never in `train`."""
 
 
 def split_of(recipe: Recipe) -> HeldOutSplit:
