@@ -181,7 +181,9 @@ def test_each_task_has_its_model_and_the_tuned_one_knows_nothing_of_it(finished:
         assert set(result["arms"][arm]["tasks"]) == tasks
         for task in tasks:
             home = finished / "arms" / arm / task
-            trained = {json.loads(file.read_text())["stages"]["encode"].keys() == {task} for file in home.glob("enc*/*")}
+            trained = {
+                json.loads(file.read_text())["stages"]["encode"].keys() == {task} for file in home.glob("enc*/*")
+            }
             assert trained == {True}
             tuning = read_json(home / "tuning.json")
             assert tuning["settings"]["method"] == ("full" if arm == "supervised" else "soft_prompt")

@@ -158,7 +158,9 @@ def _with_lora(base: "LanguageModel", folder: Path, weights: dict[str, Any]) -> 
     from peft import PeftConfig
     from peft.utils.save_and_load import set_peft_model_state_dict
 
-    adapted = _with_layers(base, PeftConfig.from_pretrained(str(folder)))
+    config = PeftConfig.from_pretrained(str(folder))
+    config.base_model_name_or_path = base.model.name_or_path  # which base it is has been settled
+    adapted = _with_layers(base, config)
     loaded: Any = set_peft_model_state_dict(adapted.peft, weights)
     adapted.peft.requires_grad_(False)
     # peft passes over what does not fit, and the adapter would be without effect.

@@ -129,8 +129,9 @@ def read_exemplars(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Map
 def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[str, TaskRows]:
     """The evaluated tasks' own train rows with their direct templates, for the arms that have seen their task.
 
-    Rows that repeat text of one of the task's evaluation rows, used or not, are taken out under either rule. A task
-    without train rows is left out, and the ledger says so. Nothing is read for a recipe without such an arm.
+    Rows that repeat text of one of the task's test rows, used or not, or of a dev row that is used are taken out under
+    either rule. (Many datasets' dev rows are cut from train and share its passages: all of them would take most of it.)
+    A task without train rows is left out, and the ledger says so. Nothing is read for a recipe without such an arm.
 
     Raises SourceError if a task loses more than 5 % of its rows in reading, or if no task has any.
     """
@@ -143,8 +144,9 @@ def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[
             counted.note(f"{task.name}: its train rows could not be read: {error}")
             rows = ()
         if rows:
-            parts = [read_store(_job(task, part, recipe, None), Ledger()) for part in EVALUATED]
-            rows = without_overlap(task.name, rows, EvaluatedText({task.name: parts}), counted)
+            dev, test = (read_store(_job(task, part, recipe, None), Ledger()) for part in EVALUATED)
+            text = EvaluatedText({task.name: [dev[: recipe.evaluation.dev_items], test]})
+            rows = without_overlap(task.name, rows, text, counted)
         if rows:
             found[task.name] = TaskRows(task, rows, task.of_kind("direct"))
         else:
