@@ -152,12 +152,13 @@ def small(*arms: str, **top: object) -> Recipe:
     table: dict[str, object] = {
         "catalogs": ["world"],
         "hold_out": ["reading_comprehension_commonsense"],
+        "train_clusters": ["struct_to_text"],
         "threads": 1,
         "lengths": {"inputs": 192, "targets": 32},
         "tuning": {"steps": 4, "tokens_per_step": 512, "row_length": 256, "optimizer": "adamw", "lr": 5e-4},
         "supervised": {"steps": 3},
         "soft_prompt": {"steps": 3, "tokens_per_step": 512, "rows": 8, "num_tokens": 2},
-        "evaluation": {"items": 3, "dev_items": 2, "resamples": 100},
+        "evaluation": {"items": 2, "dev_items": 1, "resamples": 100},
     }
     return with_arms(*arms, **(table | {"model": "world:small"} | top))
 
