@@ -182,7 +182,7 @@ class Recipe(BaseModel):
         return fingerprint(self.content())
 
     def to_toml(self) -> str:
-        """The resolved recipe as TOML; reads back the same without nulls and without tables of arms at their defaults."""
+        """The resolved recipe as TOML, without nulls and arms' tables at their defaults; it reads back the same."""
         own = {"supervised": SupervisedSettings(), "soft_prompt": SoftPromptSettings(), "remote": {}}
         left_out = {name for name, default in own.items() if getattr(self, name) == default}
         return tomli_w.dumps(_without_nulls(self.model_dump(mode="json", exclude=left_out)))
