@@ -198,7 +198,7 @@ def base_name(folder: Path) -> str:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         return _base_of(folder, config)[0]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: not an adapter: {error}") from error
 
 
