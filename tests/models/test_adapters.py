@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from openflan.errors import ModelError
 from openflan.models.adapters import Adapted, LoraSettings, add_lora
 from openflan.models.load import LanguageModel, load_model, load_tokenizer, save_model
-from openflan.models.packed_attention import supports_packing
+from openflan.models.packing import packing_of
 from openflan.tuning.settings import TuningSettings
 from openflan.tuning.tune import tune
 from tests.models.tiny import FAMILIES, examples, saved
@@ -45,7 +45,7 @@ def test_only_the_adapter_is_trainable_and_merging_keeps_the_logits(tmp_path: Pa
     named = dict(adapted.lm.model.named_parameters())
     assert {name.split(".")[-3] for name, p in named.items() if p.requires_grad} == {"lora_A", "lora_B"}
     assert type(adapted.lm.model) is type(base)
-    assert supports_packing(adapted.lm.model) is None
+    assert packing_of(adapted.lm.model).way == "ragged"
     changed = logits(adapted.lm)
     assert not torch.allclose(changed, base(IDS).logits, atol=1e-3)
     merged = adapted.merged().model

@@ -25,7 +25,7 @@ from openflan.artifacts import canonical_json, file_sha256, write_json
 from openflan.errors import ModelError, Problem
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from openflan.encoding.prompt_format import PromptFormat
     from openflan.models.load import LanguageModel
@@ -120,7 +120,9 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 
 
-def load_adapter(folder: Path, *, name: str, dtype: str, device: str) -> "LanguageModel":
+def load_adapter(
+    folder: Path, *, name: str, dtype: str, device: str, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> "LanguageModel":
     """An adapter's base model, loaded by name, with the adapter: LoRA merged into it, a soft prompt before it.
 
     LoRA tuned beside quantized weights stays beside them. Raises ModelError where the adapter is damaged, of a kind we
@@ -136,7 +138,7 @@ def load_adapter(folder: Path, *, name: str, dtype: str, device: str) -> "Langua
         kind = str(config["peft_type"])
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: not an adapter: {error}") from error
-    base = _load_base(folder, config, dtype, device)
+    base = _load_base(folder, config, dtype, device, tokenizer)
     if kind == "PROMPT_TUNING":
         from openflan.models.soft_prompt import put_before, vectors_of
 
@@ -214,7 +216,9 @@ def _base_of(folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any]]
     return str(near.resolve() if near and near.is_dir() else described["name"]), described
 
 
-def _load_base(folder: Path, config: dict[str, Any], dtype: str, device: str) -> "LanguageModel":
+def _load_base(
+    folder: Path, config: dict[str, Any], dtype: str, device: str, tokenizer: "PreTrainedTokenizerBase | None"
+) -> "LanguageModel":
     from openflan.models.load import load_model
 
     try:
@@ -222,7 +226,7 @@ def _load_base(folder: Path, config: dict[str, Any], dtype: str, device: str) ->
         quantize, wanted = described.get("quantize"), described.get("identity")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / BASE_FILE}: {error}") from error
-    base = load_model(name, dtype=dtype, device=device, quantize=quantize)
+    base = load_model(name, dtype=dtype, device=device, quantize=quantize, tokenizer=tokenizer)
     if wanted is not None and base.identity != wanted:
         raise ModelError(
             f"{folder}: the adapter belongs to {name} ({wanted[:12]}), which is not what that name gives now "
