@@ -58,7 +58,7 @@ class MixtureBlocks:
     def __call__(self, number: int) -> Sequence[Encoded]:
         counted = Ledger()
         encoded = encode(
-            self.mixture.examples(number),
+            self.mixture.examples(number, counted),
             self.tokenizer,
             self.prompt_format,
             self.lengths,

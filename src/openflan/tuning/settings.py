@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openflan.models.adapters import LoraSettings
 
@@ -11,13 +11,19 @@ ROW_LENGTH = 1024 + 256
 
 TrackerName = Literal["tensorboard", "trackio", "wandb"]
 
-WITHOUT_EFFECT = {"checkpoint_every", "keep_checkpoints", "log_every", "threads"} | {
+WITHOUT_EFFECT = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "threads",
     "data_workers",
     "dev_every",
     "dev_rows",
     "track",
 }
 """Settings that the tuned weights do not depend on: a stopped run goes on with others."""
+USUAL_LR = {"lora": 2e-4, "soft_prompt": 0.3}
+"""Source: Dettmers et al. 2023 (QLoRA, up to 13B) and Lester et al. 2021."""
 
 
 class TuningSettings(BaseModel):
@@ -35,6 +41,7 @@ class TuningSettings(BaseModel):
     """Rows go through the model together up to that many tokens; the step's gradient is their sum either way."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(default=3e-5, gt=0)
+    """Where none is given, `USUAL_LR` has that of the other methods: the paper's would hardly move so few weights."""
     scale_parameter: bool = False
     """Adafactor's steps relative to each matrix's size. The paper does not say; here `lr` means what it says."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -69,6 +76,13 @@ class TuningSettings(BaseModel):
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch; null leaves it as it is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lr_of_the_method(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "lr" not in given and given.get("method") in USUAL_LR:
+            return {**given, "lr": USUAL_LR[given["method"]]}
+        return given
 
     def content(self) -> dict[str, Any]:
         """What the tuned weights depend on, as plain data."""

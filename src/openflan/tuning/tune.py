@@ -9,8 +9,9 @@ Takes a `LanguageModel` and mixture blocks of `Encoded`, gives the tuned `Langua
                      timing {seconds, tokens_per_second, waited_seconds (for its rows)}
       dev.jsonl      the loss on dev rows at fixed steps, where there are any (`dev.py`)
       checkpoints/   while it runs
-      model/         written last; plain transformers loads it (soft prompts: the vectors alone)
-      adapter/       LoRA only: the adapter by itself, in peft's layout; `model/` has it merged
+      model/         written last; plain transformers loads it. Of soft prompts, and of LoRA beside quantized weights
+                     (merging would round them anew): the adapter alone, in peft's layout
+      adapter/       LoRA only: the adapter by itself; `model/` has it merged
 
 Calling `tune` again after a crash continues at the last sound checkpoint; on a CPU the weights end as if nothing had
 happened, bit for bit.
@@ -252,6 +253,8 @@ def _made_trainable(lm: LanguageModel, settings: TuningSettings) -> tuple[Langua
         return adapted.lm, adapted
     if settings.method == "soft_prompt":
         return add_soft_prompt(lm, num_tokens=settings.soft_prompt_tokens, seed=settings.seed), None
+    if lm.quantize is not None:
+        raise ModelError(f"{lm.name} is held in {lm.quantize}, which only method lora can tune")
     lm.model.requires_grad_(True)
     return lm, None
 
@@ -273,8 +276,11 @@ def _save(lm: LanguageModel, adapted: Adapted | None, folder: Path, prompt_forma
     if lm.prefix_ids:
         save_soft_prompt(lm, work)
     elif adapted is not None:
-        adapted.save(folder / "adapter")
-        save_model(dataclasses.replace(lm, model=adapted.merged().model), work, prompt_format)
+        adapted.save(folder / "adapter", prompt_format)
+        if lm.quantize is None:
+            save_model(dataclasses.replace(lm, model=adapted.merged().model), work, prompt_format)
+        else:
+            adapted.save(work, prompt_format)
     else:
         save_model(lm, work, prompt_format)
     work.replace(folder / "model")
