@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from openflan.models.adapters import LoraSettings
+from openflan.evaluation.samples import SEEN_ARMS
 from openflan.models.shape import Kept, Method, ModelShape, kept_bytes, model_shape
 from openflan.studies.hardware import CPU, Hardware, Precision, Range, measured_cpu
 from openflan.studies.recipe import Recipe
@@ -380,7 +380,9 @@ def tuning_memory(
     else:
         layer_by_layer = kept.token_of_layer * shape.layers
         copies = kept.weights + kept.weights_of_layer * shape.layers
-    if devices > 1:
+    if quantized:
+        copies = 2 * max(m.inputs * m.outputs for m in shape.matrices)  # made anew in the backward pass, one at a time
+    elif devices > 1:
         # One layer computed and the next one gathered; what is in no layer all the while; one of them has its gradient.
         largest = max(shape.largest_layer, shape.outside)
         copies = width * (2 * shape.largest_layer + shape.outside) + (width + 4) * largest * full
@@ -455,8 +457,8 @@ def _checkpointing(settings: TuningSettings) -> bool:
 
 
 def _quantize(settings: TuningSettings) -> str | None:
-    """How a frozen base is quantized; None where it is not or settings do not know of it."""
-    return getattr(settings.lora, "quantize", None) if settings.method == "lora" else None
+    """How a frozen base is quantized; None where it is not."""
+    return settings.lora.quantize if settings.method == "lora" else None
 
 
 def _flops(shape: ModelShape, settings: TuningSettings, rows: Sequence[RowSize]) -> float:
@@ -466,7 +468,7 @@ def _flops(shape: ModelShape, settings: TuningSettings, rows: Sequence[RowSize])
 def _kept(shape: ModelShape, settings: TuningSettings, precision: Precision) -> Kept:
     method: Method = settings.method
     # Traced beside float32 weights: quantized ones are computed with in the same precision.
-    lora = LoraSettings.model_validate(settings.lora.model_dump(exclude={"quantize"}))
+    lora = settings.lora.model_copy(update={"quantize": None})
     return kept_bytes(shape, bfloat16=precision == "bfloat16", method=method, lora=cast(Any, lora))
 
 
@@ -508,12 +510,13 @@ def _instead(
         changes["gradient_checkpointing = true too"] = less = less | {"gradient_checkpointing": True}
     changes['optimizer = "adafactor" too'] = less | {"optimizer": "adafactor"}
     changes['method = "lora" too'] = lora = less | {"method": "lora", "optimizer": "adamw"}
-    if "quantize" in LoraSettings.model_fields:
-        changes['lora.quantize = "nf4" too'] = lora | {"lora": settings.lora.model_copy(update={"quantize": "nf4"})}
+    changes['lora.quantize = "nf4" too'] = lora | {"lora": settings.lora.model_copy(update={"quantize": "nf4"})}
     found: dict[str, int | None] = {}
+    tried = [settings]
     for name, change in changes.items():
         changed = settings.model_copy(update=change)
-        if changed != settings:
+        if changed not in tried:
+            tried.append(changed)
             its = kept if changed.method == settings.method else _kept(shape, changed, precision)
             found[name] = _fewest(shape, changed, workload, its, precision, hardware)
     return found
@@ -551,6 +554,8 @@ def _warnings(made: Plan) -> list[str]:
             f"bound by communication: gathering weights takes {made.step.communication.expected:.2g} s of a step, "
             f"computing {made.step.compute.expected:.2g} s; more tuning.tokens_per_step would share it out"
         )
+    if seen := [arm for arm in made.recipe.arms if arm in SEEN_ARMS]:
+        said.append(f"tuning on each evaluated task, of {', '.join(seen)}, is not in these hours")
     if made.precision == "float32" and hardware.name != CPU:
         ratio = hardware.bfloat16 / hardware.float32
         said.append(f'tuning.precision = "float32": the device multiplies {ratio:.0f} times as fast in bfloat16')

@@ -134,7 +134,9 @@ def tuning_workload(recipe: Recipe, tokenizer: Tokenizer | None, context: int) -
 
     def block(number: int) -> Sequence[Encoded]:
         prompt_format = recipe.prompt or PromptFormat()
-        found = encode(mixture.examples(number), tokenizer, prompt_format, recipe.lengths, ledger, context=context)
+        found = encode(
+            mixture.examples(number, ledger), tokenizer, prompt_format, recipe.lengths, ledger, context=context
+        )
         return [dataclasses.replace(e, prompt_ids=(*([0] * soft), *e.prompt_ids)) for e in found] if soft else found
 
     from openflan.tuning.feed import Cursor, steps_from
@@ -208,8 +210,9 @@ def evaluation_workload(recipe: Recipe, tokenizer: Tokenizer | None, context: in
 
 
 def tuned_models(recipe: Recipe) -> list[str]:
-    """The arms whose tuning the run has to do, each once."""
-    return list(dict.fromkeys(MODEL_OF.get(arm, arm) for arm in recipe.arms if arm in TUNED_WITH))
+    """The arms whose tuning on the mixture the run has to do, each once."""
+    models = dict.fromkeys(MODEL_OF.get(arm, arm) for arm in recipe.arms)
+    return [model for model in models if model in TUNED_WITH]
 
 
 def rows_of(task: Task, split: Split = "train") -> int:
