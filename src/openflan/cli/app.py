@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from openflan.cli import catalog, compare, demo, evaluate, mix, render, report, run, score, tune, web
+from openflan.cli import catalog, compare, demo, evaluate, mix, render, report, run, score, study, tune, web
 from openflan.cli.console import err
 from openflan.errors import OpenflanError
 
@@ -29,6 +29,7 @@ app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("web")(web.web)
 app.add_typer(catalog.app, name="catalog")
+app.add_typer(study.app, name="study")
 
 
 def _version(value: bool) -> None:

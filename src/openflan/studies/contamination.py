@@ -16,9 +16,18 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
-from openflan.artifacts import DONE, atomic_path, cache_folder, file_sha256, fingerprint, is_done, read_json, stage
-from openflan.artifacts import write_json as write_whole_json
-from openflan.artifacts import write_text
+from openflan.artifacts import (
+    DONE,
+    atomic_path,
+    cache_folder,
+    file_sha256,
+    fingerprint,
+    is_done,
+    read_json,
+    stage,
+    write_json,
+    write_text,
+)
 from openflan.catalog.load import Catalog, load_catalog
 from openflan.catalog.task import Task
 from openflan.errors import ConfigError, OpenflanError, Problem, RunError, SourceError
@@ -182,7 +191,7 @@ def contamination(
     }
     content = rounded(content)
     content["fingerprint"] = fingerprint(content)
-    write_whole_json(out / DATA, content)
+    write_json(out / DATA, content)
     write_text(out / DONE, key)
     return content
 
@@ -309,7 +318,7 @@ def scan_part(part: Part, wanted: Wanted, column: str | None, folder: Path) -> N
         "where": reader.unreadable.where,
         "bad_file": reader.unreadable.file,
     }
-    write_whole_json(folder / "about.json", about)
+    write_json(folder / "about.json", about)
 
 
 def _collect(texts: Sequence[_Text], folders: Mapping[Part, Path]) -> tuple[pl.DataFrame, list[tuple[str, str]]]:
@@ -432,7 +441,7 @@ def _index(evaluated: Mapping[str, Evaluated], out: Path, progress: Progress) ->
                     parts.append(found)
             hashes = np.unique(np.concatenate(parts))
         np.save(work / "hashes.npy", hashes)
-        write_whole_json(work / "about.json", {"n": run_lengths, "sizes": sorted(sizes)})
+        write_json(work / "about.json", {"n": run_lengths, "sizes": sorted(sizes)})
 
     return stage(out / "index" / fingerprint([FORMAT, _code(), content]), build)
 
