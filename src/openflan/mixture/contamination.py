@@ -6,8 +6,8 @@ Takes the rows of evaluated tasks and the blocks of a corpus; gives each row's v
 dataset in words, at least 8 and at most 13 (GPT-3's rule, which FLAN's appendix follows). A row of 8 to n - 1 words is
 one run. `strict`: any run of 8 words, and whole rows of 4 to 7 words.
 
-A row is its texts one after the other: the columns that its templates show, options of its own, and right answers that
-are texts. Case and punctuation play no part. Read next: `../studies/contamination.py`.
+A row is its texts one after the other: the columns that its templates show, save single words, options of its own, and
+right answers that are texts. Case and punctuation play no part. Read next: `../studies/contamination.py`.
 """
 
 from collections import Counter
@@ -125,7 +125,10 @@ def row_words(task: Task, rows: Sequence[ReadRow]) -> Iterator[RowWords]:
 
 
 def shown_columns(task: Task) -> tuple[str, ...]:
-    """The columns that some direct template shows, in the task's order."""
+    """The columns that some direct template shows, in the task's order.
+
+    Values of a single word (a kind of question, a label) are left out of the row: no corpus has them between its texts.
+    """
     used = frozenset[str]().union(*(variables(template.inputs) for template in task.of_kind("direct")))
     return tuple(name for name in task.columns if name in used)
 
@@ -134,7 +137,7 @@ def _row_texts(row: ReadRow, columns: Sequence[str], *, own_options: bool) -> It
     for name in columns:
         value = row.columns[name]
         for item in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(item, str):
+            if isinstance(item, str) and len(item.split()) > 1:
                 yield name, item
     if own_options:
         yield from ((OPTION, option) for option in row.options)

@@ -36,8 +36,8 @@ CLEARLY_LOWER = -0.01
 """Relative difference under which the paper marks a dataset with an asterisk."""
 
 _RULES = {
-    "paper": "any run of n words that the row shares with the corpus makes it dirty; n is 8 to 13, by the length of the "
-    "dataset’s rows (the rule of GPT-3’s check, which the paper’s appendix follows).",
+    "paper": "any run of n words that the row shares with the corpus makes it dirty; n is 8 to 13, by the length of "
+    "the dataset’s rows (the rule of GPT-3’s check, which the paper’s appendix follows).",
     "strict": "any run of 8 words, and a whole row of 4 to 7 words.",
 }
 _READINGS = {"higher": "clean higher", "lower": "clean lower", "not shown": "no difference shown", "too few": "too few"}

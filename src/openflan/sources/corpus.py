@@ -33,6 +33,8 @@ PART_BYTES = 64_000_000
 """Plain .txt and .jsonl files are cut into parts of this size, so that several processes share a large one."""
 LONGEST_PIECE = 1 << 20
 """Bytes of one line of a .txt file that are read at one time; a longer line comes in pieces."""
+LONGEST_OVERLAP = 1 << 20
+"""Bytes of the next part that are read at most for runs of words that cross its border."""
 LONGEST_RECORD = 64 << 20
 """Bytes of the longest record that is read."""
 MOST_UNREADABLE = 0.05
@@ -208,7 +210,7 @@ class PartReader:
                 if not inside and end is not None and position >= end:
                     after, line = True, 0
                 if after:
-                    if wanted <= 0 or position >= (end or 0) + LONGEST_PIECE:
+                    if wanted <= 0 or position >= (end or 0) + LONGEST_OVERLAP:
                         break
                     wanted -= len(_WORD.findall(raw.decode("utf-8", "ignore")))
                 elif not inside:
