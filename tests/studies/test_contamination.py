@@ -410,6 +410,8 @@ def test_a_folder_of_something_else_is_not_written_into(data_root: Path, tmp_pat
     write_text(tmp_path / "out" / "recipe.toml", "")
     with pytest.raises(RunError, match=r"recipe\.toml"):
         look(tmp_path, data_root, tmp_path / "out")
+    with pytest.raises(ConfigError, match="lies within the corpus"):
+        look(tmp_path, data_root, tmp_path / "new")
 
 
 def test_lines_and_records_come_with_their_numbers(tmp_path: Path) -> None:

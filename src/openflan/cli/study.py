@@ -1,7 +1,7 @@
 """`openflan study`"""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -62,7 +62,7 @@ def contamination(
     Example: openflan study contamination --corpus pretraining-text --hold-out nli --data-root data --run runs/nli
     """
     from openflan.errors import ConfigError, Problem, nearest
-    from openflan.mixture.contamination import RULES, Rule
+    from openflan.mixture.contamination import RULES
     from openflan.reports.contamination import render_contamination, write_contamination
     from openflan.studies.contamination import ContaminationSettings
     from openflan.studies.contamination import contamination as study
@@ -79,7 +79,7 @@ def contamination(
         world_seed=world_seed,
         limit=limit,
         run=run,
-        rule=cast("Rule", rule),
+        rule=rule,
         world_tokens=world_tokens,
         seed=seed,
     )

@@ -22,7 +22,7 @@ from openflan.reports import figures
 from openflan.reports.arms import in_order, style
 from openflan.reports.drawings import Drawing
 from openflan.reports.figures import CleanPoint, Share
-from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, trim
+from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, dropped_grid, trim
 from openflan.reports.numbers import BLANK, count, percent, points, points_interval
 from openflan.reports.page import WIDTHS, fill
 
@@ -156,7 +156,7 @@ def render_contamination(content: Content) -> RenderableType:
             cells += _score_cells(content["run"]["arms"][arm].get(name))
         table.add_row(*cells, style="bold" if task[rule]["dirty"] else "")
     lines = [Text(said, ACCENT if index == 0 else "") for index, said in enumerate(sentences(content))]
-    notes = [Text(note, "dim") for note in content["notes"]]
+    notes = [Text(note, "dim") for note in content["ledger"]["notes"]]
     legend = Text(f"Rule “{rule}”: {_RULES[rule]} “{other}”: {_RULES[other]}", "dim")
     return Group(*lines, Text(), table, Text(), *notes, legend)
 
@@ -197,7 +197,8 @@ def render_contamination_page(content: Content, hits: pl.DataFrame) -> str:
         rule_words=_RULES[rule],
         other_words=_RULES[other],
         corpora=[_corpus_facts(corpus) for corpus in content["corpora"]],
-        notes=content["notes"],
+        notes=content["ledger"]["notes"],
+        dropped=dropped_grid(content["ledger"]),
         commonest=_commonest(hits),
         hits=_hit_views(content, hits, rule),
         compared=any(name in paper_tasks() for name in content["tasks"]),
@@ -300,8 +301,13 @@ def _task_grid(content: Content) -> Grid:
         )
         rows.append(Row(cells, tuned=bool(task[rule]["dirty"])))
     heads = ("n-gram", "n", "Dirty", "Clean", "% clean", f"% clean, {other}", "Covered, %", "Too short", "The paper")
-    columns = (Column("", False), Column("Task", False), *map(Column, heads), Column("Found in", False))
-    return trim(Grid(columns, (RowGroup("", tuple(rows)),)))
+    return _ungrouped((Column("Task", False), *map(Column, heads), Column("Found in", False)), rows)
+
+
+def _ungrouped(columns: Sequence[Column], rows: Sequence[Row]) -> Grid:
+    """A table without a column for titles of groups, and without columns that are all blank."""
+    trimmed = trim(Grid((Column(""), *columns), (RowGroup("", tuple(rows)),)))
+    return Grid(trimmed.columns[1:], trimmed.groups)
 
 
 def _score_grid(content: Content) -> Grid | None:
@@ -378,8 +384,8 @@ def _commonest(hits: pl.DataFrame) -> Grid | None:
         Row((Cell(task, ""), Cell(ngram, "text"), Cell(count(number)), Cell(count(times))))
         for task, ngram, number, times in counted.select("task", "ngram", "rows", "count").iter_rows()
     )
-    columns = (Column("", False), Column("Task", False), Column("n-gram", False), Column("Rows"), Column("In corpus"))
-    return trim(Grid(columns, (RowGroup("", rows),)))
+    columns = (Column("Task", False), Column("n-gram", False), Column("Rows"), Column("In corpus"))
+    return _ungrouped(columns, rows)
 
 
 def _hit_views(content: Content, hits: pl.DataFrame, rule: str) -> list[dict[str, Any]]:

@@ -163,7 +163,7 @@ def find_corpus(folder: Path, *, part_bytes: int = PART_BYTES) -> Corpus:
 def _kind(path: Path) -> tuple[Kind | None, str]:
     compressed = next((ending for ending in ("gz", "zst") if path.name.lower().endswith(f".{ending}")), "")
     name = path.name.lower().removesuffix(f".{compressed}")
-    kind = next((kind for kind in KINDS if name.endswith(f".{kind}")), None)
+    kind: Kind | None = next((known for known in KINDS if name.endswith(f".{known}")), None)
     return (None if kind == "parquet" and compressed else kind), compressed
 
 
@@ -343,7 +343,7 @@ def _cut(raw: bytes) -> tuple[bytes, bytes]:
     return raw[: end - 1], raw[end - 1 :]
 
 
-def _may_hold_text(schema: pa.Schema, name: str) -> bool:
+def _may_hold_text(schema: Any, name: str) -> bool:
     kind = schema.field(name).type
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_nested(kind)
 

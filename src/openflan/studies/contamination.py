@@ -161,10 +161,12 @@ def contamination(
 ) -> dict[str, Any]:
     """The study; returns what contamination.json holds. The same call on unchanged files computes nothing.
 
-    Raises SourceError where a corpus or all rows cannot be read, or more than 5 % of a corpus cannot; CatalogError for
-    unknown tasks; RunError where the run is unfinished, or its rows are not the ones that are read here.
+    Raises SourceError where a corpus or all rows cannot be read, or more than 5 % of a corpus cannot; ConfigError for
+    unknown tasks and clusters; RunError where the run is unfinished, or its rows are not the ones that are read here.
     """
     _check_folder(out)
+    if inside := [folder for folder in settings.corpora if out.resolve().is_relative_to(folder.resolve())]:
+        raise ConfigError(Problem(f"--out {out}", f"lies within the corpus {inside[0]}", "choose another --out"))
     recipe = None if settings.run is None else _finished(settings.run)
     if recipe is not None and settings.limit is not None:
         raise ConfigError(Problem("--limit", "does not go with --run", "all rows of the run are looked at"))
@@ -187,7 +189,7 @@ def contamination(
         "corpora": [text.to_json() for text in texts],
         "tasks": tables,
         "run": None if recipe is None else _scores(settings, recipe, evaluated, rows),
-        "notes": sorted(ledger.notes),
+        "ledger": ledger.to_json(),
     }
     content = rounded(content)
     content["fingerprint"] = fingerprint(content)
@@ -198,7 +200,8 @@ def contamination(
 
 def _check_folder(out: Path) -> None:
     known = {"index", "parts", DATA, HITS, ROWS, DONE, "report.html", "figures"}
-    if out.exists() and (others := sorted(path.name for path in out.iterdir() if path.name not in known)):
+    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    if others := [name for name in names if name not in known and not name.startswith(".")]:
         what = f"has files that are none of this study's: {', '.join(others[:3])}"
         raise RunError(Problem(str(out), what, "choose another --out"))
 
@@ -249,10 +252,10 @@ def _world_text(num_tokens: int, *, workers: int, progress: Progress) -> Path:
     folder = cache_folder() / "world-text" / f"{text_version()}-{num_tokens}"
 
     def build(work: Path) -> None:
-        jobs = [Job(piece.name, _write_piece, (piece, work)) for piece in pieces(num_tokens)]
+        jobs = [Job(piece.name, _write_piece, (piece, work / "text")) for piece in pieces(num_tokens)]
         _run_jobs("write micro-world text", jobs, workers=workers, progress=progress)
 
-    return stage(folder, build, resume=True)
+    return stage(folder, build, resume=True) / "text"
 
 
 def _write_piece(piece: Piece, folder: Path, *, progress: Progress) -> None:
