@@ -293,7 +293,8 @@ def _run_jobs(name: str, jobs: Sequence[Job], *, workers: int, progress: Progres
         for job in jobs:
             job.function(*job.arguments, progress=silent)
             tell(ProgressEvent(job.name, 1, 1))
-    progress(ProgressEvent(name, total, total))
+    if done < total:  # the last events of other processes may not have been told
+        progress(ProgressEvent(name, total, total))
 
 
 def _scan_job(part: Part, index: Path, column: str | None, folder: Path, *, progress: Progress) -> None:
