@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from openflan.artifacts import atomic_path, write_text
+from openflan.mixture.contamination import ACROSS
 from openflan.reports import figures
 from openflan.reports.arms import in_order, style
 from openflan.reports.drawings import Drawing
@@ -400,10 +401,10 @@ def _hit_views(content: Content, hits: pl.DataFrame, rule: str) -> list[dict[str
             places = [f"{file}:{line}" for file, line in of_row.select("file", "line").iter_rows()]
             views.append({
                 "name": f"{name} · {row_id}",
-                "part": first["part"],
+                "part": "across its texts" if first["part"] == ACROSS else f"in its {first['part'].replace('_', ' ')}",
                 "span": first["span"],
                 "ngram": first["ngram"],
-                "count": count(first["count"]),
+                "times": f"{count(first['count'])} {_plural(first['count'], 'time')}",
                 "places": ", ".join(dict.fromkeys(places)),
             })  # fmt: skip
     return views
