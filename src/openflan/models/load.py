@@ -1,6 +1,6 @@
 """A language model by name, and back to a folder.
 
-Takes a hub id, a folder or `world:NAME`; gives a `LanguageModel`. Read next: `packed_attention.py`.
+Takes a hub id, a folder or `world:NAME`; gives a `LanguageModel`. Read next: `packing.py`.
 """
 
 import contextlib
