@@ -18,6 +18,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from openflan.artifacts import write_text
 from openflan.catalog.load import load_catalog
@@ -28,7 +29,7 @@ from openflan.evaluation.subsets import on_subsets
 from openflan.mixture.contamination import Judge, Scan, Wanted, row_words, run_length, wanted_hashes
 from openflan.mixture.ngrams import HashSet
 from openflan.rendering.render import ReadRow
-from openflan.reports.contamination import paper_tasks, write_contamination
+from openflan.reports.contamination import paper_tasks, render_contamination, write_contamination
 from openflan.sources import corpus as corpora
 from openflan.sources.corpus import Block, PartReader, find_corpus
 from openflan.studies import contamination as study
@@ -394,6 +395,19 @@ def test_folders_without_text_are_all_named(data_root: Path, tmp_path: Path) -> 
         look(folders[0], data_root, tmp_path / "out", corpora=folders)
     said = [str(problem) for problem in caught.value.problems]
     assert "no such folder" in said[0] and "it is empty" in said[1] and "1 .pdf" in said[2]
+
+
+def test_tasks_whose_rows_cannot_be_had_are_named(data_root: Path, tmp_path: Path, capsys: Any) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.txt").write_text(PREMISES[0])
+    found = look(corpus, data_root, tmp_path / "out", tasks=(), hold_out=("nli",))
+    assert list(found["tasks"]) == ["rte"] and {"cb", "snli"} <= set(found["left_out"])
+    Console(width=100).print(render_contamination(found))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Of 40 rows of 1 task, 1 is dirty" in said and "not looked for: anli_r1" in said
+    with pytest.raises(SourceError, match="cb"):
+        look(corpus, data_root, tmp_path / "out", tasks=("cb", "rte"))
 
 
 def test_a_named_column_must_be_there(data_root: Path, tmp_path: Path) -> None:

@@ -89,8 +89,10 @@ class Hit:
     """One stretch of a row that is in the corpus, and one of the places where its first run is."""
 
     row: int
+    """Its place in the task's rows."""
     rule: Rule
     part: str
+    """The text of the row that the stretch lies in, or `ACROSS`."""
     ngram: str
     """The stretch's first run of words."""
     span: str
@@ -98,6 +100,7 @@ class Hit:
     count: int
     """Occurrences of the n-gram in all corpora."""
     part_number: int
+    """Of the file, as it was given to `Found`."""
     line: int
 
 
@@ -348,7 +351,9 @@ class Judge:
         closes = np.r_[opens[1:], len(starts)] - 1 if len(starts) else row
         shown: Counter[int] = Counter()
         for opened, closed in zip(opens.tolist(), closes.tolist(), strict=True):
-            if (shown.update([int(row[opened])]) or shown[int(row[opened])]) > SPANS_KEPT:
+            number = int(row[opened])
+            shown[number] += 1
+            if shown[number] > SPANS_KEPT:
                 continue
             start, size, end = int(starts[opened]), int(sizes[opened]), int(starts[closed] + sizes[closed])
             _, count, parts, lines = self._frame.row(int(places[opened]))
@@ -356,7 +361,7 @@ class Judge:
             span = batch.spelled[start:end].to_list()
             for part_number, line in zip(parts, lines, strict=True):
                 yield Hit(
-                    row=batch.rows[int(row[opened])],
+                    row=batch.rows[number],
                     rule=rule,
                     part=batch.parts[label],
                     ngram=" ".join(span[:size]),

@@ -76,11 +76,10 @@ def sentences(content: Content) -> list[str]:
     dirty = sum(task[rule]["dirty"] for task in tasks.values())
     more = sum(task[other]["dirty"] for task in tasks.values())
     short = sum(task[rule]["too_short"] for task in tasks.values())
-    said = (
-        f"Of {count(rows)} rows of {len(tasks)} {_plural(len(tasks), 'task')}, {count(dirty)} are dirty under the rule "
-        f"“{rule}” and {count(more)} under “{other}”"
-    )
-    said += f"; {count(short)} are too short for “{rule}” to tell." if short else "."
+    looked = f"Of {count(rows)} {_plural(rows, 'row')} of {len(tasks)} {_plural(len(tasks), 'task')}"
+    verb = "is" if dirty == 1 else "are"
+    said = f"{looked}, {count(dirty)} {verb} dirty under the rule “{rule}” and {count(more)} under “{other}”"
+    said += f"; {count(short)} {'is' if short == 1 else 'are'} too short for “{rule}” to tell." if short else "."
     return [said, *_run_sentences(content)]
 
 
@@ -156,9 +155,12 @@ def render_contamination(content: Content) -> RenderableType:
         if arm is not None:
             cells += _score_cells(content["run"]["arms"][arm].get(name))
         table.add_row(*cells, style="bold" if task[rule]["dirty"] else "")
+    told = content["ledger"]["notes"]
     lines = [Text(said, ACCENT if index == 0 else "") for index, said in enumerate(sentences(content))]
-    notes = [Text(note, "dim") for note in content["ledger"]["notes"]]
+    notes = [Text(f"{len(told)} {_plural(len(told), 'note')} on rows, told in {PAGE}.", "dim")] if told else []
     legend = Text(f"Rule “{rule}”: {_RULES[rule]} “{other}”: {_RULES[other]}", "dim")
+    if content["left_out"]:
+        notes.append(Text(f"Rows not to be had, so not looked for: {', '.join(content['left_out'])}."))
     return Group(*lines, Text(), table, Text(), *notes, legend)
 
 

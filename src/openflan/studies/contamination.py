@@ -1,4 +1,4 @@
-"""The contamination study: which evaluated rows a corpus holds, and what a model scores on the others (appendix C).
+"""The contamination study of the paper's appendix: which evaluated rows a corpus holds, and the scores on the others.
 
 Takes folders of text and the tasks to look at, gives `contamination.json`, `rows.parquet` and `hits.parquet`. The
 corpus is read in parts, each by one process and each once: its result is kept under a name made of the part's and the
@@ -172,7 +172,7 @@ def contamination(
         raise ConfigError(Problem("--limit", "does not go with --run", "all rows of the run are looked at"))
     texts = _texts(settings, workers=workers, progress=progress)
     ledger = Ledger()
-    evaluated = _evaluated(settings, recipe, ledger, workers=workers, progress=progress)
+    evaluated, left_out = _evaluated(settings, recipe, ledger, workers=workers, progress=progress)
     index = _index(evaluated, out, progress)
     about = read_json(index / "about.json")
     evaluated = {name: Evaluated(one.task, one.rows, about["n"][name]) for name, one in evaluated.items()}
@@ -189,6 +189,7 @@ def contamination(
         "corpora": [text.to_json() for text in texts],
         "tasks": tables,
         "run": None if recipe is None else _scores(settings, recipe, evaluated, rows),
+        "left_out": left_out,
         "ledger": ledger.to_json(),
     }
     content = rounded(content)
@@ -361,7 +362,8 @@ def _collect(texts: Sequence[_Text], folders: Mapping[Part, Path]) -> tuple[pl.D
 
 def _evaluated(
     settings: ContaminationSettings, recipe: Recipe | None, ledger: Ledger, *, workers: int, progress: Progress
-) -> dict[str, Evaluated]:
+) -> tuple[dict[str, Evaluated], list[str]]:
+    """The tasks with their rows, and the names of those whose rows could not be had."""
     catalogs = settings.catalogs or (() if recipe is None else recipe.catalogs)
     catalog = load_catalog(*(catalogs or (("flan",) if settings.corpora else ("world",))))
     data_root, world_seed = settings.data_root, settings.world_seed
@@ -393,7 +395,7 @@ def _evaluated(
     ledger.check("render")
     if not found or (problems and (settings.tasks or settings.run)):
         raise SourceError([Problem("rows", "no task could be read"), *problems] if not found else problems)
-    return found
+    return found, sorted(set(jobs) - set(found))
 
 
 def _tasks_of(run: Path | None) -> list[str] | None:
