@@ -1,38 +1,116 @@
-"""The loss of an optimizer step: cross-entropy of target tokens, each of the step's weighing the same."""
+"""The loss of an optimizer step: cross-entropy of target tokens, exact however the step is cut and shared out.
 
+Takes the rows of a step, leaves their gradient in the parameters. Read next: `tune.py`.
+
+K = target tokens of a forward pass, V = vocabulary.
+"""
+
+import contextlib
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from openflan.encoding.pack import PackedRow
-from openflan.models.packed_attention import collate, target_logits
+from openflan.models.packed_attention import NAME, PackedBatch, attention, collate, target_logits
+from openflan.tuning.distributed import World
+
+Weighting = Literal["token", "example"]
+
+
+class TargetLogits(nn.Module):
+    """`target_logits` as a module's forward, where FSDP2 gathers the parameters that belong to no layer."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PackedBatch, packed: bool) -> Tensor:
+        """[K, V]"""
+        return target_logits(self.model, batch, packed=packed)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoss:
+    """What this process found of a step's loss."""
+
+    nats: float
+    """Its share: summed over the processes, the mean nats per target token, over tokens or over examples."""
+    not_finite: tuple[str, ...] = ()
+    """The row ids of its first forward pass whose loss was not finite."""
 
 
 def backward(
-    model: PreTrainedModel,
+    model: PreTrainedModel | TargetLogits,
     rows: Sequence[PackedRow],
     *,
     forward_tokens: int,
+    weighting: Weighting = "token",
     bfloat16: bool = False,
     packed: bool = True,
-) -> float:
-    """Add the gradient of the rows' mean loss to the parameters; gives that loss, in nats per target token.
+    world: World | None = None,
+) -> StepLoss:
+    """Add the gradient of the rows' mean loss to the parameters.
 
-    The mean is over all target tokens of `rows`, whichever way they are cut into forward passes; the log-softmax is
-    float32 in any precision.
+    rows: of the whole step, the same in every process; each computes its share of them.
+    weighting: the mean is over all target tokens of `rows` ("token"), or over examples, each of them the mean over its
+    own target tokens ("example"); whichever way rows are cut into forward passes and shared out.
+    bfloat16: autocast; a sharded model has its own way.
+
+    The log-softmax is float32 in any precision.
     """
-    num_targets = sum(len(row.labels) for row in rows)
-    total = 0.0
-    for part in forward_passes(rows, forward_tokens):
-        batch = collate(part, model.device)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = target_logits(model, batch, packed=packed)
-        loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum") / num_targets
-        loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch leaves it unannotated
-        total += loss.item()
-    return total
+    logits_of = model if isinstance(model, TargetLogits) else TargetLogits(model)
+    world = world or World()
+    total = _count(rows, weighting)
+    nats: float = 0.0
+    not_finite: tuple[str, ...] = ()
+    for part in passes_by_process(rows, world.size, forward_tokens, packed=packed)[world.rank]:
+        batch = collate(part or [NO_EXAMPLE], logits_of.model.device)
+        # The backward pass too: with gradient checkpointing it asks for attention once more.
+        with attention(logits_of.model, NAME) if packed else contextlib.nullcontext():
+            with torch.autocast(logits_of.model.device.type, torch.bfloat16, enabled=bfloat16):
+                logits = cast(Tensor, logits_of(batch, packed)).float()
+            loss = _weighed(logits, batch.labels, part, weighting) / total
+            loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch leaves it unannotated
+        if not math.isfinite(found := loss.item()) and not not_finite:
+            not_finite = tuple(name for row in part for name in row.row_ids)
+        nats += found
+    return StepLoss(nats, not_finite)
+
+
+def passes_by_process(
+    rows: Sequence[PackedRow], processes: int, forward_tokens: int, *, packed: bool = True
+) -> list[list[list[PackedRow]]]:
+    """The forward passes of each process: all have equally many, since each takes part in every reduction.
+
+    A process with fewer rows ends on passes without any. Without packing every example is a pass of its own.
+    """
+    if not packed:
+        rows = [alone for row in rows for alone in _apart(row)]
+    most = forward_tokens if packed else 1
+    passes = [list(forward_passes(share, most)) for share in shared_out(rows, processes)]
+    longest = max(map(len, passes))
+    return [own + [[] for _ in range(longest - len(own))] for own in passes]
+
+
+def shared_out(rows: Sequence[PackedRow], processes: int) -> list[list[PackedRow]]:
+    """The rows of each process, in order: the longest first, each to the process with the fewest tokens so far."""
+    if processes == 1:
+        return [list(rows)]
+    tokens = [0] * processes
+    shares: list[list[int]] = [[] for _ in range(processes)]
+    for index in sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids)):
+        least = tokens.index(min(tokens))
+        shares[least].append(index)
+        tokens[least] += len(rows[index].input_ids)
+    return [[rows[index] for index in sorted(share)] for share in shares]
 
 
 def forward_passes(rows: Sequence[PackedRow], most_tokens: int) -> Iterator[list[PackedRow]]:
@@ -47,3 +125,54 @@ def forward_passes(rows: Sequence[PackedRow], most_tokens: int) -> Iterator[list
         tokens += len(row.input_ids)
     if group:
         yield group
+
+
+def example_weights(row: PackedRow) -> npt.NDArray[np.float64]:
+    """[K], the share of each target token in its own example: the weights of an example sum to 1."""
+    example = np.searchsorted(np.cumsum(row.segment_lengths), row.target_positions, side="right")
+    return 1.0 / np.bincount(example)[example]
+
+
+def _count(rows: Sequence[PackedRow], weighting: Weighting) -> int:
+    """What the losses of a step's rows are divided by: target tokens, or examples that have any."""
+    if weighting == "token":
+        return sum(len(row.labels) for row in rows)
+    return sum(round(float(example_weights(row).sum())) for row in rows)
+
+
+def _weighed(logits: Tensor, labels: Tensor, part: Sequence[PackedRow], weighting: Weighting) -> Tensor:
+    """The sum of a forward pass's losses, over target tokens or over examples; 0 for a pass without rows."""
+    if not part:
+        return logits.sum() * 0.0
+    if weighting == "token":
+        return functional.cross_entropy(logits, labels, reduction="sum")
+    weights = np.concatenate([example_weights(row) for row in part]).astype(np.float32)
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    return losses @ torch.from_numpy(weights).to(losses.device)
+
+
+def _apart(row: PackedRow) -> Iterator[PackedRow]:
+    """Each example of a row as a row of its own."""
+    start = 0
+    for length, name in zip(row.segment_lengths.tolist(), row.row_ids, strict=True):
+        own = slice(start, start + length)
+        inside = (row.target_positions >= start) & (row.target_positions < start + length)
+        places = row.target_positions[inside] - start
+        yield PackedRow(
+            row.input_ids[own],
+            row.position_ids[own],
+            np.array([length], np.int32),
+            places.astype(np.int32),
+            row.labels[inside],
+            (name,),
+        )
+        start += length
+
+
+def _no_example() -> PackedRow:
+    ids = np.zeros(2, np.int32)
+    return PackedRow(ids, np.arange(2, dtype=np.int32), np.array([2], np.int32), ids[:1], ids[:1], ())
+
+
+NO_EXAMPLE = _no_example()
+"""What a forward pass without rows computes, weighing nothing."""

@@ -9,6 +9,9 @@ from openflan.models.adapters import LoraSettings
 ROW_LENGTH = 1024 + 256
 """Tokens of a packed row unless set: the paper's longest prompt and target together."""
 
+WITHOUT_EFFECT = {"checkpoint_every", "keep_checkpoints", "log_every", "threads", "gradient_checkpointing"}
+"""Settings that the tuned weights do not depend on: a stopped run goes on with others."""
+
 
 class TuningSettings(BaseModel):
     """How a model is tuned. Source: Wei et al. 2022 §2.4 for steps, tokens per step, optimizer and learning rate."""
@@ -23,6 +26,11 @@ class TuningSettings(BaseModel):
     """The most tokens of a packed row; null takes the model's context, at most 1,280 and `tokens_per_step`."""
     forward_tokens: int = Field(default=4_096, ge=1)
     """Rows go through the model together up to that many tokens; the step's gradient is their sum either way."""
+    loss_weighting: Literal["token", "example"] = "token"
+    """A step's loss is the mean over its target tokens, or over its examples, each the mean over its own target tokens.
+    The paper packs its examples, which makes it "token"."""
+    gradient_checkpointing: bool = False
+    """Layers are computed once more in the backward pass in place of being kept: less memory, about a third more time."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(default=3e-5, gt=0)
     scale_parameter: bool = False
@@ -53,7 +61,7 @@ class TuningSettings(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What the tuned weights depend on, as plain data."""
-        return self.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints", "log_every", "threads"})
+        return self.model_dump(mode="json", exclude=WITHOUT_EFFECT)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0.
