@@ -72,17 +72,12 @@ def work(root: Path, name: str) -> None:
     """One process of a scenario."""
     if name == "unpacked":
         tune_module.supports_packing = lambda model, longest: "no reason"
-    asked: list[int] = []
-
-    def blocks_until(block: int) -> list[Encoded]:
-        return blocks(block)
 
     def report(done: StepReport) -> None:
-        asked.append(done.step)
         if name == "two_to_one" and done.step == STOPPED_AFTER - 1:
             os.kill(os.getpid(), signal.SIGTERM)  # only the first process reports: the other has to be told
 
-    tune(load_model(str(root / "base"), device="cpu"), blocks_until, settings_of(name), root / name, report=report)
+    tune(load_model(str(root / "base"), device="cpu"), blocks, settings_of(name), root / name, report=report)
 
 
 def _fork(root: Path, name: str, rank: int, port: int) -> int:

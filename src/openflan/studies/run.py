@@ -144,10 +144,11 @@ def arm_model(
 ) -> "LanguageModel":
     """The model an arm is about: the base model, or the base model tuned on rows read in the arm's wording."""
     from openflan.models.load import load_model
+    from openflan.tuning.distributed import world
     from openflan.tuning.tune import tune
 
     tuning, home = MODEL_OF.get(arm, arm), home_of(arm, out)
-    lm = load_model(recipe.model)
+    lm = load_model(recipe.model, device=world().loading_device)
     if arm not in TUNED_WITH:
         return lm
     mixture = Mixture(rows.train, recipe.mixture, recipe.seed, TUNED_WITH[arm])
@@ -287,11 +288,19 @@ def _rows_of(recipe: Recipe) -> SplitRows:
 
 def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progress = silent) -> Path:
     """Only the tuning of one arm; gives the folder of the tuned model."""
-    open_run(recipe, out)
-    split = split_of(recipe)
-    rows = read_split(split, recipe, progress=progress)
-    lock(recipe, split, rows, out)
-    _set_threads(recipe)
-    ledger = Ledger()
-    arm_model(arm, recipe, rows, out, ledger, progress)
+    tune_arms(recipe, out, [arm], progress=progress)
     return home_of(arm, out) / "model"
+
+
+def tune_arms(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progress = silent) -> None:
+    """Only the tuning of some arms, which all processes that torchrun started do together."""
+    from openflan.tuning.distributed import world
+
+    split = split_of(recipe)
+    with world().first_alone():
+        open_run(recipe, out)
+        rows = read_split(split, recipe, progress=progress)
+        lock(recipe, split, rows, out)
+    _set_threads(recipe)
+    for arm in arms:
+        arm_model(arm, recipe, rows, out, Ledger(), progress)

@@ -1,4 +1,4 @@
-"""Checkpoints a killed run continues from: trainable weights, optimizer state and cursor, in torch's distributed format.
+"""Checkpoints a killed run continues from: trainable weights, optimizer state, cursor; in torch's distributed format.
 
 Takes the state of a run, gives it back bit for bit, to as many processes as there are now: each writes and reads its
 shards. A checkpoint takes its name in one rename, and is read only if every file has the SHA-256 that was written down,
@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import PreTrainedModel
 
 from openflan.artifacts import file_sha256, write_json
@@ -168,7 +170,7 @@ def _num_bytes(state: Any) -> int:
 def _write(state: dict[str, Any], work: Path, world: World) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
-        dcp.save(state, storage_writer=dcp.FileSystemWriter(work), no_dist=world.size == 1)
+        save(state, storage_writer=FileSystemWriter(work), no_dist=world.size == 1)
 
 
 def _last(folder: Path) -> str:
@@ -192,7 +194,7 @@ def _restore(checkpoint: Path, model: PreTrainedModel, optimizer: torch.optim.Op
     state = _state(model, optimizer)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(state, checkpoint_id=checkpoint)
+        load(state, checkpoint_id=checkpoint)
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_OPTIONS
     )

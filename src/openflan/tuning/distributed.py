@@ -6,6 +6,7 @@ its gradient and of its optimizer state in each. Without torchrun there is one p
 
 import contextlib
 import os
+import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -44,6 +45,11 @@ class World:
         """Whether this process writes what a run leaves."""
         return self.rank == 0
 
+    @property
+    def loading_device(self) -> str:
+        """Where a model is loaded to be tuned: several processes move shards of it to their devices themselves."""
+        return "auto" if self.size == 1 else "cpu"
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.size > 1:
@@ -76,6 +82,7 @@ class World:
 
 
 _world = World()
+_GONE = re.compile("closed by peer|reset by peer|broken pipe|remote process", re.IGNORECASE)
 
 
 def world() -> World:
@@ -88,7 +95,7 @@ def joined() -> Generator[World, None, None]:
     """The processes that torchrun started, brought together for the block: NCCL between GPUs, gloo between CPUs.
 
     Inside another such block it is that one's world. Raises RunError where torchrun started more processes on a machine
-    than it has GPUs.
+    than it has GPUs, and where another process has gone.
     """
     global _world
     if _world.size > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -100,6 +107,10 @@ def joined() -> Generator[World, None, None]:
     _world = World(dist.get_rank(), dist.get_world_size(), device, waiting)
     try:
         yield _world
+    except RuntimeError as error:
+        if _GONE.search(str(error)):
+            raise RunError("another process of this run has ended; what it said tells why") from error
+        raise
     finally:
         _world = World()
     # After an error the others may be in the middle of a reduction: leaving in good order would wait for them.
@@ -107,7 +118,7 @@ def joined() -> Generator[World, None, None]:
 
 
 def shard(model: PreTrainedModel, root: nn.Module, world: World, *, bfloat16: bool) -> None:
-    """Shard the parameters of `root`, whose forward computes with `model`, over the processes and their devices, in place.
+    """Shard the parameters of `root`, whose forward computes with `model`, over the processes' devices, in place.
 
     Each decoder layer is gathered when its turn comes, the rest while `root` runs. Gradients are summed
     over processes, not averaged, in float32; with `bfloat16` layers compute in it, on float32 parameters.

@@ -30,7 +30,7 @@ class TuningSettings(BaseModel):
     """A step's loss is the mean over its target tokens, or over its examples, each the mean over its own target tokens.
     The paper packs its examples, which makes it "token"."""
     gradient_checkpointing: bool = False
-    """Layers are computed once more in the backward pass in place of being kept: less memory, about a third more time."""
+    """The backward pass computes layers again in place of their being kept: less memory, about a third more time."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(default=3e-5, gt=0)
     scale_parameter: bool = False

@@ -100,27 +100,13 @@ def tune(
     report: called every `settings.log_every` steps and after the last, in the first process.
     in_place: tune `lm.model` itself where memory has no room for a copy; otherwise `lm` stays as it is.
 
+    Under torchrun every process calls this alike; each gives the tuned model on its CPU.
+
     Raises RunError where the folder belongs to other settings or the disk is full, ModelError where the loss is not
     finite. On SIGTERM and SIGINT it saves a checkpoint and leaves with SystemExit or KeyboardInterrupt.
     """
-    tune_into(folder, lm, blocks, settings, prompt_format=prompt_format, report=report, in_place=in_place)
-    dtype = str(lm.model.dtype).removeprefix("torch.")
-    # Read back from there: what is returned is what was saved.
-    return load_model(str(folder / "model"), dtype=dtype, device=str(lm.device))
-
-
-def tune_into(
-    folder: Path,
-    lm: LanguageModel,
-    blocks: Blocks,
-    settings: TuningSettings,
-    *,
-    prompt_format: PromptFormat | None = None,
-    report: Callable[[StepReport], None] | None = None,
-    in_place: bool = False,
-) -> None:
-    """As `tune`, for the folder alone: no process loads the tuned model, which may be too large for one device."""
     prompt_format = prompt_format or lm.prompt_format or PromptFormat()
+    device, dtype = str(lm.device), str(lm.model.dtype).removeprefix("torch.")
     finished = (folder / "model").is_dir()
     with contextlib.nullcontext(World()) if finished else joined() as world:
         with world.first_alone():
@@ -135,6 +121,8 @@ def tune_into(
                 _save(tuning, prompt_format)
         if world.first:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    # Read back from there: what is returned is what was saved. A model that was sharded need not fit one device.
+    return load_model(str(folder / "model"), dtype=dtype, device=device if world.size == 1 else "cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +221,8 @@ def _stop_not_finite(
         artifacts.write_json(path, numbers | {"row_ids": row_ids, "forward_pass": found})
     where = f"{len(found)} of them in the forward passes it appeared in" if found else "each of their losses is finite"
     raise ModelError(
-        f"step {step + 1}: loss {loss}, gradient norm {norm}; its {len(row_ids)} examples are named in {path}, {where}; "
-        f"the first is {(found or row_ids)[0]}"
+        f"step {step + 1}: loss {loss}, gradient norm {norm}; its {len(row_ids)} examples are named in {path}, "
+        f"{where}; the first is {(found or row_ids)[0]}"
     )
 
 
@@ -291,8 +279,11 @@ def _packs(lm: LanguageModel, settings: TuningSettings) -> bool:
 
 def _keep_less(lm: LanguageModel) -> None:
     """Recompute layers in the backward pass."""
+    model: Any = lm.model
     try:
-        lm.model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The second name is that of earlier releases of transformers.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     except ValueError as error:
         raise ModelError(f"{lm.name}: gradient_checkpointing: {error}") from error
 
