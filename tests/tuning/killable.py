@@ -1,7 +1,8 @@
 """A tuning run to be killed: python -m tests.tuning.killable MODEL FOLDER runs it once.
 
-With a number of kills after that, it is run in forked children, each killed at a moment drawn from a fixed seed, until
-one comes through. The log of steps tells the moments, so that a slow machine is killed as often as a fast one.
+With a number of kills after that, forked children run it, each killed at a moment drawn from a fixed seed, until one
+comes through; and one runs it without a kill. The log of steps tells the moments, so that they lie alike on a slow
+machine and a fast one.
 """
 
 import json
@@ -38,34 +39,37 @@ def lines(log: Path) -> int:
     return len(log.read_bytes().splitlines()) if log.exists() else 0
 
 
+def forked(model: str, folder: Path) -> int:
+    """The id of a child that runs it and leaves with 0 if nothing stopped it."""
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        run(model, folder)
+        code = 0
+    finally:
+        os._exit(code)
+
+
 def killed_again_and_again(model: str, folder: Path, kills: int) -> None:
-    """Leaves `folder` tuned, and the number of steps at each kill in killed.json beside it."""
+    """Leaves `folder/killed`, `folder/straight`, and the number of steps logged at each kill in `folder/kills.json`."""
     drawn = random.Random(0)
-    # A moment: that many lines of the log, and a pause within the next step or the checkpoint it writes.
-    moments = sorted((drawn.randrange(SETTINGS.steps + 1), drawn.random() * 0.05) for _ in range(kills))
+    # A moment: that many lines of the log, and a pause within the next steps or the checkpoint they write.
+    moments = sorted((drawn.randrange(SETTINGS.steps + 1), drawn.random() * 0.1) for _ in range(kills))
+    log = folder / "killed" / "steps.jsonl"
     seen: list[int] = []
-    while True:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                run(model, folder)
-                code = 0
-            finally:
-                os._exit(code)
-        if len(seen) < kills:
-            step, pause = moments[len(seen)]
-            while lines(folder / "steps.jsonl") < step:
-                time.sleep(0.001)
-            time.sleep(pause)
-            os.kill(child, signal.SIGKILL)
-            seen.append(lines(folder / "steps.jsonl"))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code == 0:
-            break
-        if code != -signal.SIGKILL:
-            sys.exit(code)
-    (folder.parent / "killed.json").write_text(json.dumps(seen))
+    for step, pause in moments:
+        child = forked(model, folder / "killed")
+        while lines(log) < step:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
+            time.sleep(0.001)
+        time.sleep(pause)
+        seen.append(lines(log))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    for name in ("killed", "straight"):
+        assert os.waitpid(forked(model, folder / name), 0)[1] == 0
+    (folder / "kills.json").write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":

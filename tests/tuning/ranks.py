@@ -1,4 +1,7 @@
-"""Runs of two processes, forked from one that has torch loaded: python -m tests.tuning.ranks FOLDER."""
+"""Runs of two processes: python -m tests.tuning.ranks FOLDER forks them, for every scenario, from one with torch loaded.
+
+Under torchrun, with the name of a scenario, it is one process of that.
+"""
 
 import json
 import os
@@ -13,6 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from openflan.encoding import Encoded
+from openflan.errors import SourceError
 from openflan.models.load import load_model
 from openflan.tuning import tune as tune_module
 from openflan.tuning.settings import TuningSettings
@@ -44,11 +48,12 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "two_to_one": {"optimizer": "adafactor"},
     "one_to_two": {"optimizer": "adamw"},
 }
+FAILING = "failing"
 STOPPED_AFTER = 3
 
 
 def settings_of(name: str) -> TuningSettings:
-    return TuningSettings.model_validate(SETTINGS.model_dump() | SCENARIOS[name])
+    return TuningSettings.model_validate(SETTINGS.model_dump() | SCENARIOS.get(name, {}))
 
 
 def save_base(folder: Path) -> None:
@@ -70,6 +75,12 @@ def blocks(block: int) -> list[Encoded]:
 
 def work(root: Path, name: str) -> None:
     """One process of a scenario."""
+
+    def own_blocks(block: int) -> list[Encoded]:
+        if name == FAILING and block == 1 and os.environ["RANK"] == "1":
+            raise SourceError("process 1 finds no rows")
+        return blocks(block)
+
     if name == "unpacked":
         tune_module.supports_packing = lambda model, longest: "no reason"
 
@@ -77,7 +88,7 @@ def work(root: Path, name: str) -> None:
         if name == "two_to_one" and done.step == STOPPED_AFTER - 1:
             os.kill(os.getpid(), signal.SIGTERM)  # only the first process reports: the other has to be told
 
-    tune(load_model(str(root / "base"), device="cpu"), blocks, settings_of(name), root / name, report=report)
+    tune(load_model(str(root / "base"), device="cpu"), own_blocks, settings_of(name), root / name, report=report)
 
 
 def _fork(root: Path, name: str, rank: int, port: int) -> int:
@@ -112,5 +123,8 @@ def run_all(root: Path, names: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-    run_all(Path(sys.argv[1]), sys.argv[2:] or list(SCENARIOS))
+    if "RANK" in os.environ:
+        work(Path(sys.argv[1]), sys.argv[2])
+    else:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+        run_all(Path(sys.argv[1]), list(SCENARIOS))

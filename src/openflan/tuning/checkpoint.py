@@ -24,6 +24,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -146,12 +147,10 @@ def _no_room(error: BaseException) -> str | None:
     """Why there is no room, if that is what an error, or one it was raised from, says."""
     if isinstance(error, OSError):
         return _NO_ROOM.get(error.errno or 0)
-    # Of several processes' errors, torch makes one that holds them; safetensors writes the number into its text.
-    held = cast("dict[int, Any]", getattr(error, "failures", {}))
-    causes = [failure[0] for failure in held.values()] + [error.__cause__, error.__context__]
-    for cause in causes:
+    for cause in (error.__cause__, error.__context__):
         if cause is not None and (reason := _no_room(cause)) is not None:
             return reason
+    # safetensors writes the number into its text.
     number = re.search(r"os error (\d+)", str(error))
     return _NO_ROOM.get(int(number[1])) if number else None
 
@@ -168,9 +167,20 @@ def _num_bytes(state: Any) -> int:
 
 
 def _write(state: dict[str, Any], work: Path, world: World) -> None:
+    with _plain_errors():
+        save(state, storage_writer=FileSystemWriter(work), no_dist=world.size == 1)
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Generator[None, None, None]:
+    """What torch raises for all processes together turned into the error of the first that had one."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
-        save(state, storage_writer=FileSystemWriter(work), no_dist=world.size == 1)
+        try:
+            yield
+        except CheckpointException as error:
+            _, (first, _) = min(error.failures.items())
+            raise first from error
 
 
 def _last(folder: Path) -> str:
@@ -192,8 +202,7 @@ def _is_sound(checkpoint: Path, world: World) -> bool:
 
 def _restore(checkpoint: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
     state = _state(model, optimizer)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    with _plain_errors():
         load(state, checkpoint_id=checkpoint)
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_OPTIONS
