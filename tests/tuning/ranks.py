@@ -1,6 +1,7 @@
-"""Runs of two processes: python -m tests.tuning.ranks FOLDER forks them, for every scenario, from one with torch loaded.
+"""Runs of two processes.
 
-Under torchrun, with the name of a scenario, it is one process of that.
+python -m tests.tuning.ranks FOLDER forks them, for every scenario, from one process that has torch loaded; under
+torchrun, with a scenario's name, this is one process of that scenario.
 """
 
 import json

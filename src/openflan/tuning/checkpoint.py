@@ -72,7 +72,7 @@ def save_checkpoint(
     state = _state(model, optimizer)
     if world.first:
         shutil.rmtree(work, ignore_errors=True)
-    with room_for(final, _num_bytes(state), f"the run goes on from {_last(folder)}"), _removed_on_error(work):
+    with room_for(final, _num_bytes(state), f"the run goes on from {_last(folder)}"), removed_on_error(work):
         if world.first:
             work.mkdir(parents=True)
         world.wait()
@@ -135,7 +135,8 @@ def room_for(path: Path, num_bytes: int, meanwhile: str) -> Generator[None, None
 
 
 @contextlib.contextmanager
-def _removed_on_error(folder: Path) -> Generator[None, None, None]:
+def removed_on_error(folder: Path) -> Generator[None, None, None]:
+    """Remove a folder if the block that fills it fails."""
     try:
         yield
     except Exception:

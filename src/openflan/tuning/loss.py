@@ -8,7 +8,6 @@ K = target tokens of a forward pass, V = vocabulary.
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
@@ -37,16 +36,6 @@ class TargetLogits(nn.Module):
         return target_logits(self.model, batch, packed=packed)
 
 
-@dataclass(frozen=True, slots=True)
-class StepLoss:
-    """What this process found of a step's loss."""
-
-    nats: float
-    """Its share: summed over the processes, the mean nats per target token, over tokens or over examples."""
-    not_finite: tuple[str, ...] = ()
-    """The row ids of its first forward pass whose loss was not finite."""
-
-
 def backward(
     model: PreTrainedModel | TargetLogits,
     rows: Sequence[PackedRow],
@@ -56,12 +45,15 @@ def backward(
     bfloat16: bool = False,
     packed: bool = True,
     world: World | None = None,
-) -> StepLoss:
-    """Add the gradient of the rows' mean loss to the parameters.
+    not_finite: list[str] | None = None,
+) -> float:
+    """Add the gradient of the rows' mean loss to the parameters; gives that loss, in nats per target token.
 
     rows: of the whole step, the same in every process; each computes its share of them.
     weighting: the mean is over all target tokens of `rows` ("token"), or over examples, each of them the mean over its
     own target tokens ("example"); whichever way rows are cut into forward passes and shared out.
+    world: where there are several processes, what each gives is its share of the loss: their sum is the mean.
+    not_finite: gets the row ids of this process's first forward pass whose loss is not finite.
     bfloat16: autocast; a sharded model has its own way.
 
     The log-softmax is float32 in any precision.
@@ -70,7 +62,6 @@ def backward(
     world = world or World()
     total = _count(rows, weighting)
     nats: float = 0.0
-    not_finite: tuple[str, ...] = ()
     for part in passes_by_process(rows, world.size, forward_tokens, packed=packed)[world.rank]:
         batch = collate(part or [NO_EXAMPLE], logits_of.model.device)
         # The backward pass too: with gradient checkpointing it asks for attention once more.
@@ -79,10 +70,10 @@ def backward(
                 logits = cast(Tensor, logits_of(batch, packed)).float()
             loss = _weighed(logits, batch.labels, part, weighting) / total
             loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch leaves it unannotated
-        if not math.isfinite(found := loss.item()) and not not_finite:
-            not_finite = tuple(name for row in part for name in row.row_ids)
-        nats += found
-    return StepLoss(nats, not_finite)
+        if not_finite is not None and math.isfinite(nats) and not math.isfinite(loss.item()):
+            not_finite += [name for row in part for name in row.row_ids]
+        nats += loss.item()
+    return nats
 
 
 def passes_by_process(
@@ -90,12 +81,13 @@ def passes_by_process(
 ) -> list[list[list[PackedRow]]]:
     """The forward passes of each process: all have equally many, since each takes part in every reduction.
 
-    A process with fewer rows ends on passes without any. Without packing every example is a pass of its own.
+    A process with fewer rows ends on passes without any. Without packing the layers are gathered once for each example,
+    so that between several processes an example is a pass of its own.
     """
-    if not packed:
+    apart = processes > 1 and not packed
+    if apart:
         rows = [alone for row in rows for alone in _apart(row)]
-    most = forward_tokens if packed else 1
-    passes = [list(forward_passes(share, most)) for share in shared_out(rows, processes)]
+    passes = [list(forward_passes(share, 1 if apart else forward_tokens)) for share in shared_out(rows, processes)]
     longest = max(map(len, passes))
     return [own + [[] for _ in range(longest - len(own))] for own in passes]
 

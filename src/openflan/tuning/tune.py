@@ -39,7 +39,7 @@ from openflan.models.load import LanguageModel, load_model, save_model
 from openflan.models.packed_attention import supports_packing
 from openflan.models.soft_prompt import add_soft_prompt, prepend, save_soft_prompt
 from openflan.seeding import derive
-from openflan.tuning.checkpoint import Progress, load_checkpoint, room_for, save_checkpoint
+from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, room_for, save_checkpoint
 from openflan.tuning.distributed import World, joined, shard, whole
 from openflan.tuning.feed import Blocks, row_length, steps_from
 from openflan.tuning.loss import TargetLogits, backward
@@ -189,7 +189,8 @@ def _step(tuning: _Tuning, rows: Sequence[PackedRow], step: int, asked: Sequence
     optimizer.zero_grad(set_to_none=True)
     # What a step draws (dropout) depends on step and process alone, so that nothing random need be kept to go on.
     torch.manual_seed(derive(settings.seed, "tune", step, world.rank) % 2**63)
-    own = backward(
+    not_finite: list[str] = []
+    nats = backward(
         tuning.logits,
         rows,
         forward_tokens=settings.forward_tokens,
@@ -197,12 +198,13 @@ def _step(tuning: _Tuning, rows: Sequence[PackedRow], step: int, asked: Sequence
         bfloat16=tuning.bfloat16 and world.size == 1,  # sharded layers compute in it without being asked
         packed=tuning.packed,
         world=world,
+        not_finite=not_finite,
     )
-    loss, terminated, interrupted = world.summed([own.nats, asked.count(signal.SIGTERM), asked.count(signal.SIGINT)])
+    loss, terminated, interrupted = world.summed([nats, asked.count(signal.SIGTERM), asked.count(signal.SIGINT)])
     clip = settings.clip_norm or math.inf
     norm = float(whole(torch.nn.utils.clip_grad_norm_(tuning.trainable.values(), clip)))
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        _stop_not_finite(tuning, rows, step, loss, norm, own.not_finite)
+        _stop_not_finite(tuning, rows, step, loss, norm, not_finite)
     for group in optimizer.param_groups:
         group["lr"] = settings.lr_at(step)
     optimizer.step()
@@ -298,7 +300,8 @@ def _save(tuning: _Tuning, prompt_format: PromptFormat) -> None:
         shutil.rmtree(work, ignore_errors=True)
         lm = dataclasses.replace(lm, prompt_format=prompt_format)
         num_bytes = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-        with room_for(folder / "model", num_bytes, "the run goes on from its last checkpoint"):
+        meanwhile = "the run goes on from its last checkpoint"
+        with room_for(folder / "model", num_bytes, meanwhile), removed_on_error(work):
             if lm.prefix_ids:
                 save_soft_prompt(lm, work)
             elif adapted is not None:
@@ -323,6 +326,7 @@ def _put_together(tuning: _Tuning) -> tuple[LanguageModel, Adapted | None]:
             raise RunError(f"{lm.name}: the model's files have changed since tuning began; nothing is saved")
         lm, adapted = _made_trainable(base, tuning.settings)
         targets = dict(lm.model.named_parameters())
+    tuning.world.wait()  # for the loading: the collectives below have less patience
     for name, parameter in tuning.trainable.items():
         value = whole(parameter.detach())
         if tuning.world.first:
