@@ -22,7 +22,7 @@ from openflan.tuning.tune import tune
 from tests.models.tiny import examples
 
 SETTINGS = TuningSettings(
-    steps=120, tokens_per_step=60, row_length=30, lr=1e-3, optimizer="adamw", checkpoint_every=4, keep_checkpoints=2
+    steps=60, tokens_per_step=60, row_length=30, lr=1e-3, optimizer="adamw", checkpoint_every=3, keep_checkpoints=2
 )
 
 

@@ -38,8 +38,6 @@ SETTINGS = TuningSettings(
 """Steps of one to three rows: some leave a process without any, some give one process two passes."""
 
 SCENARIOS: dict[str, dict[str, Any]] = {
-    "adamw": {"optimizer": "adamw"},
-    "adafactor": {"optimizer": "adafactor"},
     "scaled": {"optimizer": "adafactor", "scale_parameter": True, "lr": 1e-2, "gradient_checkpointing": True},
     "example": {"optimizer": "adamw", "loss_weighting": "example", "gradient_checkpointing": True},
     "lora": {"optimizer": "adamw", "method": "lora"},

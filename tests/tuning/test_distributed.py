@@ -84,9 +84,7 @@ def assert_same(ours: Path, theirs: Path, *, tolerance: float = 1e-6) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["adamw", "adafactor", "scaled", "example", "lora", "soft_prompt", "unpacked", "one_to_two"]
-)
+@pytest.mark.parametrize("name", ["scaled", "example", "lora", "soft_prompt", "unpacked", "one_to_two"])
 def test_two_processes_tune_as_one(tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert json.loads((tuned / "codes.json").read_text())[name] == [0, 0]
     if name == "unpacked":
@@ -105,7 +103,7 @@ def test_bfloat16_layers_on_float32_weights(tuned: Path, tmp_path: Path) -> None
     ours, theirs = logged(tmp_path / "one"), logged(tuned / "bfloat16")
     assert [step["loss"] for step in ours] == pytest.approx([step["loss"] for step in theirs], rel=1e-2)
     assert all(value.dtype == torch.float32 for value in weights(tuned / "bfloat16").values())
-    assert logged(tuned / "bfloat16")[0]["loss"] != logged(tuned / "adamw")[0]["loss"]
+    assert logged(tuned / "bfloat16")[0]["loss"] != logged(tuned / "one_to_two")[0]["loss"]
 
 
 @pytest.mark.slow
@@ -121,9 +119,15 @@ def test_asked_to_end_in_one_process_both_save_and_one_goes_on(tuned: Path, tmp_
 
 @pytest.mark.slow
 def test_torchrun_tunes_by_the_command_line(tmp_path: Path) -> None:
-    done = torchrun(
-        "-m", "openflan", "tune", "demo", "--model", "world:small", "--steps", "2", "--out", str(tmp_path / "run")
-    )
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("""
+        model = "world:small"
+        catalogs = ["world"]
+        hold_out = ["nli"]
+        train_clusters = ["sentiment"]
+        tuning = { steps = 2, tokens_per_step = 1024, row_length = 256 }
+    """)
+    done = torchrun("-m", "openflan", "tune", str(recipe), "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "run" / "model")
     assert done.stderr.count("tune  2 of 2") == 1  # one process talks
@@ -164,7 +168,7 @@ def test_two_gpus_tune_as_one_process_does(tmp_path: Path) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     ranks.save_base(tmp_path / "base")
-    done = torchrun(str(ROOT / "tests" / "tuning" / "ranks.py"), str(tmp_path), "adamw")
+    done = torchrun(str(ROOT / "tests" / "tuning" / "ranks.py"), str(tmp_path), "example")
     assert done.returncode == 0, done.stderr
-    alone(tmp_path, "adamw", tmp_path / "one")
-    assert_same(tmp_path / "one", tmp_path / "adamw", tolerance=1e-4)
+    alone(tmp_path, "example", tmp_path / "one")
+    assert_same(tmp_path / "one", tmp_path / "example", tolerance=1e-4)
