@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from openflan.encoding import Encoded
 from openflan.errors import SourceError
 from openflan.models.load import load_model
+from openflan.models.packing import Packing
 from openflan.tuning import tune as tune_module
 from openflan.tuning.settings import TuningSettings
 from openflan.tuning.tune import StepReport, tune
@@ -48,6 +49,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "one_to_two": {"optimizer": "adamw"},
 }
 FAILING = "failing"
+UNPACKED = Packing("padded", "Llama", {"ragged": "no reason"})
 STOPPED_AFTER = 3
 
 
@@ -81,7 +83,7 @@ def work(root: Path, name: str) -> None:
         return blocks(block)
 
     if name == "unpacked":
-        tune_module.supports_packing = lambda model, longest: "no reason"
+        tune_module.packing_of = lambda model, longest: UNPACKED
 
     def report(done: StepReport) -> None:
         if name == "two_to_one" and done.step == STOPPED_AFTER - 1:

@@ -88,7 +88,7 @@ def assert_same(ours: Path, theirs: Path, *, tolerance: float = 1e-6) -> None:
 def test_two_processes_tune_as_one(tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert json.loads((tuned / "codes.json").read_text())[name] == [0, 0]
     if name == "unpacked":
-        monkeypatch.setattr(tune_module, "supports_packing", lambda model, longest: "no reason")
+        monkeypatch.setattr(tune_module, "packing_of", lambda model, longest: ranks.UNPACKED)
     alone(tuned, name, tmp_path / "one")
     assert_same(tmp_path / "one", tuned / name)
     assert not (tuned / name / "checkpoints").exists()

@@ -1,9 +1,12 @@
 """The loss is the by-hand one, however a step is cut into forward passes."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from openflan.encoding import Encoded, pack
+from openflan.models.packed_forward import Way
 from openflan.tuning.distributed import World
 from openflan.tuning.loss import Weighting, backward, forward_passes, passes_by_process
 from tests.models.tiny import EOS, FAMILIES, examples, tiny
@@ -46,7 +49,7 @@ def test_target_tokens_weigh_the_same_in_short_and_long_examples() -> None:
 def test_unpacked_and_bfloat16_agree_with_packed_float32() -> None:
     model = tiny()
     loss = backward(model, ROWS, forward_tokens=99)
-    assert backward(model, ROWS, forward_tokens=99, packed=False) == pytest.approx(loss, rel=1e-5)
+    assert backward(model, ROWS, forward_tokens=99, way="alone") == pytest.approx(loss, rel=1e-5)
     assert backward(model, ROWS, forward_tokens=99, bfloat16=True) == pytest.approx(loss, rel=0.05)
 
 
@@ -78,24 +81,24 @@ def test_shares_add_up_to_the_gradient_of_the_step(weighting: Weighting, process
     assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_every_process_has_as_many_passes_and_every_example_is_in_one(packed: bool) -> None:
-    by_process = passes_by_process(ROWS, 3, 45, packed=packed)
+@pytest.mark.parametrize("way", get_args(Way))
+def test_every_process_has_as_many_passes_and_every_example_is_in_one(way: Way) -> None:
+    by_process = passes_by_process(ROWS, 3, 45, way)
     assert len({len(passes) for passes in by_process}) == 1
     found = [name for passes in by_process for part in passes for row in part for name in row.row_ids]
     assert sorted(found) == sorted(name for row in ROWS for name in row.row_ids)
     tokens = [sum(len(row.input_ids) for part in passes for row in part) for passes in by_process]
     assert max(tokens) - min(tokens) <= 20  # no more than a row
-    if not packed:
+    if way in ("padded", "alone"):
         assert all(len(part) <= 1 and all(len(row.row_ids) == 1 for row in part) for p in by_process for part in p)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_recomputing_layers_gives_the_same_gradient(packed: bool) -> None:
+@pytest.mark.parametrize("way", get_args(Way))
+def test_recomputing_layers_gives_the_same_gradient(way: Way) -> None:
     model = tiny().train()
-    backward(model, ROWS, forward_tokens=45, packed=packed)
+    backward(model, ROWS, forward_tokens=45, way=way)
     expected = gradient(model)
     model.zero_grad(set_to_none=True)
     model.activation_checkpointing_enable({"use_reentrant": False})
-    backward(model, ROWS, forward_tokens=45, packed=packed)
+    backward(model, ROWS, forward_tokens=45, way=way)
     assert torch.equal(gradient(model), expected)

@@ -5,7 +5,6 @@ Takes the rows of a step, leaves their gradient in the parameters. Read next: `t
 K = target tokens of a forward pass, V = vocabulary.
 """
 
-import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, cast
@@ -18,7 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from openflan.encoding.pack import PackedRow
-from openflan.models.packed_attention import NAME, PackedBatch, attention, collate, target_logits
+from openflan.models.packed_forward import PackedBatch, Way, attending, collate, target_logits
 from openflan.tuning.distributed import World
 
 Weighting = Literal["token", "example"]
@@ -31,9 +30,9 @@ class TargetLogits(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: PackedBatch, packed: bool) -> Tensor:
+    def forward(self, batch: PackedBatch, way: Way) -> Tensor:
         """[K, V]"""
-        return target_logits(self.model, batch, packed=packed)
+        return target_logits(self.model, batch, way)
 
 
 def backward(
@@ -43,7 +42,7 @@ def backward(
     forward_tokens: int,
     weighting: Weighting = "token",
     bfloat16: bool = False,
-    packed: bool = True,
+    way: Way = "ragged",
     world: World | None = None,
     not_finite: list[str] | None = None,
 ) -> float:
@@ -54,6 +53,7 @@ def backward(
     own target tokens ("example"); whichever way rows are cut into forward passes and shared out.
     world: where there are several processes, what each gives is its share of the loss: their sum is the mean.
     not_finite: gets the row ids of this process's first forward pass whose loss is not finite.
+    way: how examples go through the model, as `packing_of` found it.
     bfloat16: autocast; a sharded model has its own way.
 
     The log-softmax is float32 in any precision.
@@ -62,12 +62,11 @@ def backward(
     world = world or World()
     total = _count(rows, weighting)
     nats: float = 0.0
-    for part in passes_by_process(rows, world.size, forward_tokens, packed=packed)[world.rank]:
+    for part in passes_by_process(rows, world.size, forward_tokens, way)[world.rank]:
         batch = collate(part or [NO_EXAMPLE], logits_of.model.device)
-        # The backward pass too: with gradient checkpointing it asks for attention once more.
-        with attention(logits_of.model, NAME) if packed else contextlib.nullcontext():
+        with attending(logits_of.model, way):
             with torch.autocast(logits_of.model.device.type, torch.bfloat16, enabled=bfloat16):
-                logits = cast(Tensor, logits_of(batch, packed)).float()
+                logits = cast(Tensor, logits_of(batch, way)).float()
             loss = _weighed(logits, batch.labels, part, weighting) / total
             loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch leaves it unannotated
         if not_finite is not None and math.isfinite(nats) and not math.isfinite(loss.item()):
@@ -77,14 +76,14 @@ def backward(
 
 
 def passes_by_process(
-    rows: Sequence[PackedRow], processes: int, forward_tokens: int, *, packed: bool = True
+    rows: Sequence[PackedRow], processes: int, forward_tokens: int, way: Way = "ragged"
 ) -> list[list[list[PackedRow]]]:
     """The forward passes of each process: all have equally many, since each takes part in every reduction.
 
-    A process with fewer rows ends on passes without any. Without packing the layers are gathered once for each example,
-    so that between several processes an example is a pass of its own.
+    A process with fewer rows ends on passes without any. Where examples are not packed, one pass calls the layers more
+    than once, and each call gathers them: between several processes an example is then a pass of its own.
     """
-    apart = processes > 1 and not packed
+    apart = processes > 1 and way in ("padded", "alone")
     if apart:
         rows = [alone for row in rows for alone in _apart(row)]
     passes = [list(forward_passes(share, 1 if apart else forward_tokens)) for share in shared_out(rows, processes)]

@@ -36,7 +36,8 @@ from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError, Problem, RunError
 from openflan.models.adapters import Adapted, add_lora
 from openflan.models.load import LanguageModel, load_model, save_model
-from openflan.models.packed_attention import supports_packing
+from openflan.models.packed_forward import Way
+from openflan.models.packing import packing_of
 from openflan.models.soft_prompt import add_soft_prompt, prepend, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, room_for, save_checkpoint
@@ -136,7 +137,7 @@ class _Tuning:
     settings: TuningSettings
     folder: Path
     world: World
-    packed: bool
+    way: Way
     bfloat16: bool
 
     @property
@@ -146,16 +147,15 @@ class _Tuning:
 
 def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: World) -> _Tuning:
     lm, adapted = _made_trainable(lm, settings)
-    packed = _packs(lm, settings)
+    way = _way(lm, settings)
     if settings.gradient_checkpointing:
         _keep_less(lm)
-    device = world.device or lm.device
-    bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and computes_bfloat16(device))
+    bfloat16 = _in_bfloat16(world.device or lm.device, settings)
     logits = TargetLogits(lm.model)
     if world.size > 1:
         shard(lm.model, logits, world, bfloat16=bfloat16)
     optimizer = make_optimizer(lm.model.parameters(), settings)
-    return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, packed, bfloat16)
+    return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, bfloat16)
 
 
 def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] | None) -> None:
@@ -196,7 +196,7 @@ def _step(tuning: _Tuning, rows: Sequence[PackedRow], step: int, asked: Sequence
         forward_tokens=settings.forward_tokens,
         weighting=settings.loss_weighting,
         bfloat16=tuning.bfloat16 and world.size == 1,  # sharded layers compute in it without being asked
-        packed=tuning.packed,
+        way=tuning.way,
         world=world,
         not_finite=not_finite,
     )
@@ -226,6 +226,10 @@ def _stop_not_finite(
         f"step {step + 1}: loss {loss}, gradient norm {norm}; its {len(row_ids)} examples are named in {path}, "
         f"{where}; the first is {(found or row_ids)[0]}"
     )
+
+
+def _in_bfloat16(device: torch.device, settings: TuningSettings) -> bool:
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and computes_bfloat16(device))
 
 
 def computes_bfloat16(device: torch.device) -> bool:
@@ -271,12 +275,13 @@ def _made_trainable(lm: LanguageModel, settings: TuningSettings) -> tuple[Langua
     return lm, None
 
 
-def _packs(lm: LanguageModel, settings: TuningSettings) -> bool:
-    """Whether examples share forward passes; where the model cannot, that is said."""
-    reason = supports_packing(lm.model, row_length((), settings, lm.context))
-    if reason is not None:
-        logger.warning("%s; every example takes a forward pass of its own, which is slower", reason)
-    return reason is None
+def _way(lm: LanguageModel, settings: TuningSettings) -> Way:
+    """How examples go through the model; where that is not the cheapest way, it is said."""
+    with torch.autocast(lm.device.type, torch.bfloat16, enabled=_in_bfloat16(lm.device, settings)):
+        packing = packing_of(lm.model, row_length((), settings, lm.context))
+    if packing.refused:
+        logger.warning("%s", packing)
+    return packing.way
 
 
 def _keep_less(lm: LanguageModel) -> None:
