@@ -40,7 +40,7 @@ SETTINGS = TuningSettings(
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "scaled": {"optimizer": "adafactor", "scale_parameter": True, "lr": 1e-2, "gradient_checkpointing": True},
-    "example": {"optimizer": "adamw", "loss_weighting": "example", "gradient_checkpointing": True},
+    "example": {"optimizer": "adamw", "loss_weighting": "example", "gradient_checkpointing": True, "dev_every": 2},
     "lora": {"optimizer": "adamw", "method": "lora"},
     "soft_prompt": {"optimizer": "adamw", "method": "soft_prompt", "soft_prompt_tokens": 3},
     "unpacked": {"optimizer": "adamw"},
@@ -49,6 +49,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "one_to_two": {"optimizer": "adamw"},
 }
 FAILING = "failing"
+DEV = {"toy": examples(9, seed=99, longest=28), "other": examples(4, seed=98, longest=28)}
+"""Measured where a scenario has `dev_every`."""
 UNPACKED = Packing("padded", "Llama", {"ragged": "no reason"})
 STOPPED_AFTER = 3
 
@@ -89,7 +91,9 @@ def work(root: Path, name: str) -> None:
         if name == "two_to_one" and done.step == STOPPED_AFTER - 1:
             os.kill(os.getpid(), signal.SIGTERM)  # only the first process reports: the other has to be told
 
-    tune(load_model(str(root / "base"), device="cpu"), own_blocks, settings_of(name), root / name, report=report)
+    tune(
+        load_model(str(root / "base"), device="cpu"), own_blocks, settings_of(name), root / name, report=report, dev=DEV
+    )
 
 
 def _fork(root: Path, name: str, rank: int, port: int) -> int:

@@ -17,6 +17,7 @@ from openflan.models.load import load_model
 from openflan.tuning import distributed
 from openflan.tuning import tune as tune_module
 from openflan.tuning.checkpoint import checkpoints
+from openflan.tuning.dev import read_dev_losses
 from openflan.tuning.tune import StepReport, tune
 from tests.tuning import ranks
 
@@ -40,7 +41,7 @@ def torchrun(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def alone(root: Path, name: str, folder: Path, **options: Any) -> None:
     """A scenario in this one process."""
     base = load_model(str(root / "base"), device="cpu")
-    tune(base, ranks.blocks, ranks.settings_of(name), folder, **options)
+    tune(base, ranks.blocks, ranks.settings_of(name), folder, dev=ranks.DEV, **options)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,9 @@ def test_two_processes_tune_as_one(tuned: Path, tmp_path: Path, monkeypatch: pyt
     alone(tuned, name, tmp_path / "one")
     assert_same(tmp_path / "one", tuned / name)
     assert not (tuned / name / "checkpoints").exists()
+    ours, theirs = (read_dev_losses(folder / "dev.jsonl") for folder in (tmp_path / "one", tuned / name))
+    assert [a.step for a in ours] == [b.step for b in theirs] == ([0, 2, 4, 6] if name == "example" else [])
+    assert [a.all.loss for a in ours] == pytest.approx([b.all.loss for b in theirs], rel=1e-5)
     if name not in ("lora", "soft_prompt"):  # it moved by far more than the tolerance
         base = load_file(tuned / "base" / "model.safetensors")
         assert all(float((value - base[key]).norm()) > 1e-3 for key, value in weights(tuned / name).items())

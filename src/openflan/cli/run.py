@@ -24,6 +24,8 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     world_seed: Annotated[int | None, typer.Option(help="Which rows of the micro-world are generated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the arms.")] = 1,
+    dev_every: options.DevEvery = None,
+    track: options.Track = None,
     out_: Annotated[
         Path | None, typer.Option("--out", help="Run folder.", show_default="runs/<held-out>-<name>")
     ] = None,
@@ -40,7 +42,7 @@ def run(
     from openflan.artifacts import read_json
     from openflan.reports.report import write_report
     from openflan.reports.table import render_table
-    from openflan.studies.recipe import TUNED_WITH, resolve
+    from openflan.studies.recipe import resolve
     from openflan.studies.rows import split_of, store_split
     from openflan.studies.run import run_many, tune_arms
     from openflan.tuning.distributed import joined
@@ -48,7 +50,7 @@ def run(
     resolved = resolve(
         recipe,
         {
-            "tuning": {"steps": steps, "lr": lr},
+            "tuning": {"steps": steps, "lr": lr, "dev_every": dev_every, "track": options.listed(track) or None},
             "evaluation": {
                 "items": limit,
                 "dev_items": limit and min(limit, 20),
@@ -74,7 +76,7 @@ def run(
                 store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
             world.wait()
             if world.size > 1:
-                tune_arms(resolved, folder, [arm for arm in resolved.arms if arm in TUNED_WITH], progress=progress)
+                tune_arms(resolved, folder, resolved.arms, progress=progress)
         if not world.first:
             return
         run_many({folder: resolved}, workers=workers, progress=progress)

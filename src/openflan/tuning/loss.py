@@ -104,6 +104,21 @@ def shared_out(rows: Sequence[PackedRow], processes: int) -> list[list[PackedRow
     return [[rows[index] for index in sorted(share)] for share in shares]
 
 
+def target_nats(
+    model: PreTrainedModel | TargetLogits, rows: Sequence[PackedRow], *, bfloat16: bool = False, way: Way = "ragged"
+) -> Tensor:
+    """[K], the loss of each target token of the rows in one forward pass, without gradients.
+
+    Of a model that is sharded every process computes all of it.
+    """
+    logits_of = model if isinstance(model, TargetLogits) else TargetLogits(model)
+    device = logits_of.model.device
+    batch = collate(rows, device)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        logits = cast(Tensor, logits_of(batch, way))
+    return functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+
+
 def forward_passes(rows: Sequence[PackedRow], most_tokens: int) -> Iterator[list[PackedRow]]:
     """Rows in order, grouped up to `most_tokens`; at least one in each group."""
     group: list[PackedRow] = []

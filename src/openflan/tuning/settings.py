@@ -2,15 +2,29 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openflan.models.adapters import LoraSettings
 
 ROW_LENGTH = 1024 + 256
 """Tokens of a packed row unless set: the paper's longest prompt and target together."""
 
-WITHOUT_EFFECT = {"checkpoint_every", "keep_checkpoints", "log_every", "threads", "gradient_checkpointing"}
+TrackerName = Literal["tensorboard", "trackio", "wandb"]
+
+WITHOUT_EFFECT = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "threads",
+    "gradient_checkpointing",
+    "data_workers",
+    "dev_every",
+    "dev_rows",
+    "track",
+}
 """Settings that the tuned weights do not depend on: a stopped run goes on with others."""
+USUAL_LR = {"lora": 2e-4, "soft_prompt": 0.3}
+"""Source: Dettmers et al. 2023 (QLoRA, up to 13B) and Lester et al. 2021."""
 
 
 class TuningSettings(BaseModel):
@@ -33,6 +47,7 @@ class TuningSettings(BaseModel):
     """The backward pass computes layers again in place of their being kept: less memory, about a third more time."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(default=3e-5, gt=0)
+    """Where none is given, `USUAL_LR` has that of the other methods: the paper's would hardly move so few weights."""
     scale_parameter: bool = False
     """Adafactor's steps relative to each matrix's size. The paper does not say; here `lr` means what it says."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -55,9 +70,25 @@ class TuningSettings(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)
     """Steps between two reports; `steps.jsonl` has every step."""
+    data_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that render, encode and pack ahead of the steps; null is two beside a GPU, and none on a CPU, which
+    tuning keeps busy by itself."""
+    dev_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two measurements of the loss on dev rows of the tuning tasks; null measures none."""
+    dev_rows: int = Field(default=20, ge=1)
+    """Dev rows of each tuning task that this loss is over."""
+    track: tuple[TrackerName, ...] = ()
+    """Where the numbers that are shown while it runs also go."""
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch; null leaves it as it is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lr_of_the_method(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "lr" not in given and given.get("method") in USUAL_LR:
+            return {**given, "lr": USUAL_LR[given["method"]]}
+        return given
 
     def content(self) -> dict[str, Any]:
         """What the tuned weights depend on, as plain data."""

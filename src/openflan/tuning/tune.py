@@ -5,10 +5,13 @@ Takes a `LanguageModel` and mixture blocks of `Encoded`, gives the tuned `Langua
     FOLDER/
       tuning.json    what the weights depend on: settings, base model, prompt format
       steps.jsonl    one line a step: loss (nats per target token), lr, grad_norm, tokens, target_tokens, examples,
-                     fill (share of the rows' room in use), timing {seconds, tokens_per_second}
+                     fill (share of the rows' room in use), block (of the mixture, of its last row),
+                     timing {seconds, tokens_per_second, waited_seconds (for its rows)}
+      dev.jsonl      the loss on dev rows at fixed steps, where there are any (`dev.py`)
       checkpoints/   while it runs
-      model/         written last; plain transformers loads it (soft prompts: the vectors alone)
-      adapter/       LoRA only: the adapter by itself, in peft's layout; `model/` has it merged
+      model/         written last; plain transformers loads it. Of soft prompts, and of LoRA beside quantized weights
+                     (merging would round them anew): the adapter alone, in peft's layout
+      adapter/       LoRA only: the adapter by itself; `model/` has it merged
 
 Calling `tune` again after a crash continues at the last sound checkpoint; on a CPU the weights end as if nothing had
 happened, bit for bit. The number of processes may change meanwhile: it moves an update only by rounding.
@@ -17,6 +20,7 @@ happened, bit for bit. The number of processes may change meanwhile: it moves an
 import contextlib
 import copy
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -38,12 +42,13 @@ from openflan.models.adapters import Adapted, add_lora
 from openflan.models.load import LanguageModel, load_model, save_model
 from openflan.models.packed_forward import Way
 from openflan.models.packing import packing_of
-from openflan.models.soft_prompt import add_soft_prompt, prepend, save_soft_prompt
+from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, room_for, save_checkpoint
+from openflan.tuning.dev import DevLog, DevLoss, DevSet
 from openflan.tuning.distributed import World, joined, shard, whole
-from openflan.tuning.feed import Blocks, row_length, steps_from
-from openflan.tuning.loss import TargetLogits, backward
+from openflan.tuning.feed import Blocks, num_workers, row_length, steps_from
+from openflan.tuning.loss import TargetLogits, backward, target_nats
 from openflan.tuning.optimizer import make_optimizer
 from openflan.tuning.settings import TuningSettings
 
@@ -71,7 +76,13 @@ class StepReport:
     examples: int
     fill: float
     """Tokens as a share of what the step's rows had room for."""
+    block: int
+    """Of the mixture, the one its last row is from."""
     seconds: float
+    waited_seconds: float
+    """Part of `seconds`: until its rows were there."""
+    dev: DevLoss | None = None
+    """The last one measured, if any."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -80,8 +91,9 @@ class StepReport:
     def to_json(self) -> dict[str, Any]:
         """Plain data; only what stands under "timing" differs between equal runs."""
         plain = dataclasses.asdict(self)
-        seconds = plain.pop("seconds")
-        return plain | {"timing": {"seconds": round(seconds, 4), "tokens_per_second": round(self.tokens_per_second, 1)}}
+        del plain["dev"]
+        timing = {"seconds": round(plain.pop("seconds"), 4), "waited_seconds": round(plain.pop("waited_seconds"), 4)}
+        return plain | {"timing": timing | {"tokens_per_second": round(self.tokens_per_second, 1)}}
 
 
 def tune(
@@ -92,13 +104,15 @@ def tune(
     *,
     prompt_format: PromptFormat | None = None,
     report: Callable[[StepReport], None] | None = None,
+    dev: DevSet | None = None,
     in_place: bool = False,
 ) -> LanguageModel:
     """The model after `settings.steps` steps on `blocks`, also saved in `folder/model`.
 
     blocks: gives the encoded examples of mixture block 0, 1, ...; asked again for the same block it must give the same.
     prompt_format: what the examples were encoded with, saved with the weights; default the model's own.
-    report: called every `settings.log_every` steps and after the last, in the first process.
+    report: called after every step, in the first process.
+    dev: examples whose loss is measured every `settings.dev_every` steps, before the first and after the last.
     in_place: tune `lm.model` itself where memory has no room for a copy; otherwise `lm` stays as it is.
 
     Under torchrun every process calls this alike; each gives the tuned model on its CPU.
@@ -118,7 +132,7 @@ def tune(
             lm = lm if in_place else dataclasses.replace(lm, model=copy.deepcopy(lm.model))
             with torch.random.fork_rng(devices=[]):
                 tuning = _prepared(lm, settings, folder, world)
-                _run(tuning, blocks, report)
+                _run(tuning, blocks, report, dev)
                 _save(tuning, prompt_format)
         if world.first:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -146,6 +160,8 @@ class _Tuning:
 
 
 def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: World) -> _Tuning:
+    if world.size > 1 and lm.quantize is not None:
+        raise ModelError(f"{lm.name} is held in {lm.quantize}, which cannot be sharded: tune it in one process")
     lm, adapted = _made_trainable(lm, settings)
     way = _way(lm, settings)
     if settings.gradient_checkpointing:
@@ -158,25 +174,32 @@ def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: 
     return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, bfloat16)
 
 
-def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] | None) -> None:
+def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] | None, dev: DevSet | None) -> None:
     lm, settings, folder, world = tuning.lm, tuning.settings, tuning.folder, tuning.world
     progress = load_checkpoint(folder / "checkpoints", lm.model, tuning.optimizer, world)
     if world.first:
         _cut_log(folder / LOG_FILE, progress.step)
     lm.model.train()
-    feed = steps_from(progress.cursor, lambda block: prepend(blocks(block), lm.prefix_ids), settings, lm.context)
-    with _asked_to_stop() as asked, _log(folder / LOG_FILE, world) as log:
+    bfloat16 = tuning.bfloat16 and world.size == 1  # sharded layers compute in it without being asked
+    nats = functools.partial(target_nats, tuning.logits, bfloat16=bfloat16, way=tuning.way)
+    dev_log = DevLog(dev or {}, lm, settings, nats, folder, writes=world.first)
+    dev_log.measure(progress.step)
+    workers = num_workers(blocks, settings, on_gpu=lm.device.type == "cuda")
+    feed = steps_from(progress.cursor, blocks, settings, lm.context, prefix_ids=lm.prefix_ids, workers=workers)
+    with _asked_to_stop() as asked, contextlib.closing(feed), _log(folder / LOG_FILE, world) as log:
         while progress.step < settings.steps:
             started = time.perf_counter()
             rows, cursor = next(feed)
+            waited = time.perf_counter() - started
             loss, norm, stop = _step(tuning, rows, progress.step, asked)
             progress = Progress(progress.step + 1, cursor)
-            done = _described(progress.step, rows, loss, norm, settings, lm, time.perf_counter() - started)
+            done = _described(progress, rows, loss, norm, settings, lm, time.perf_counter() - started, waited)
             log(json.dumps(done.to_json()) + "\n")
-            last = progress.step == settings.steps
-            if report is not None and world.first and (progress.step % settings.log_every == 0 or last):
-                report(done)
-            if stop or (progress.step % settings.checkpoint_every == 0 and not last):
+            dev_log.measure(progress.step)
+            if report is not None and world.first:
+                report(dataclasses.replace(done, dev=dev_log.last))
+            due = progress.step % settings.checkpoint_every == 0 and progress.step < settings.steps
+            if stop or due:
                 keep = settings.keep_checkpoints
                 save_checkpoint(folder / "checkpoints", progress, lm.model, tuning.optimizer, keep=keep, world=world)
             if stop:
@@ -241,27 +264,35 @@ def computes_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(supported is not None and supported() for supported in known)
 
 
+def last_block(folder: Path) -> int:
+    """The block of the mixture that the last row tuned on in `folder` is from."""
+    return int(json.loads((folder / LOG_FILE).read_text(encoding="utf-8").splitlines()[-1])["block"])
+
+
 def _described(
-    step: int,
+    progress: Progress,
     rows: Sequence[PackedRow],
     loss: float,
     norm: float,
     settings: TuningSettings,
     lm: LanguageModel,
     seconds: float,
+    waited: float,
 ) -> StepReport:
     tokens = sum(len(row.input_ids) for row in rows)
     room = len(rows) * row_length((), settings, lm.context)
     return StepReport(
-        step=step,
+        step=progress.step,
         loss=loss,
-        lr=settings.lr_at(step - 1),
+        lr=settings.lr_at(progress.step - 1),
         grad_norm=norm,
         tokens=tokens,
         target_tokens=sum(len(row.labels) for row in rows),
         examples=sum(len(row.row_ids) for row in rows),
         fill=min(1.0, tokens / room),
+        block=progress.cursor.last_block,
         seconds=seconds,
+        waited_seconds=waited,
     )
 
 
@@ -271,6 +302,8 @@ def _made_trainable(lm: LanguageModel, settings: TuningSettings) -> tuple[Langua
         return adapted.lm, adapted
     if settings.method == "soft_prompt":
         return add_soft_prompt(lm, num_tokens=settings.soft_prompt_tokens, seed=settings.seed), None
+    if lm.quantize is not None:
+        raise ModelError(f"{lm.name} is held in {lm.quantize}, which only method lora can tune")
     lm.model.requires_grad_(True)
     return lm, None
 
@@ -310,8 +343,11 @@ def _save(tuning: _Tuning, prompt_format: PromptFormat) -> None:
             if lm.prefix_ids:
                 save_soft_prompt(lm, work)
             elif adapted is not None:
-                adapted.save(folder / "adapter")
-                save_model(dataclasses.replace(lm, model=adapted.merged().model), work, prompt_format)
+                adapted.save(folder / "adapter", prompt_format)
+                if lm.quantize is None:
+                    save_model(dataclasses.replace(lm, model=adapted.merged().model), work, prompt_format)
+                else:
+                    adapted.save(work, prompt_format)
             else:
                 save_model(lm, work, prompt_format)
         work.replace(folder / "model")
