@@ -298,19 +298,19 @@ def tuning_flops(shape: ModelShape, settings: TuningSettings, rows: Sequence[Row
         head=passes * head,
         attention=(1 + ATTENTION_BACKWARD) * attention,
         adapters=3 * adapters,
-        recomputed=body + attention + adapters if _checkpointing(settings) else 0.0,
+        recomputed=body + attention + adapters if settings.gradient_checkpointing else 0.0,
     )
 
 
 def shared_out(rows: Sequence[RowSize], devices: int) -> list[list[RowSize]]:
     """The rows of each device: the longest first, each to the one with the fewest tokens, as tuning does it."""
-    shares: list[list[RowSize]] = [[] for _ in range(devices)]
+    shares: list[list[int]] = [[] for _ in range(devices)]
     tokens = [0] * devices
-    for row in sorted(rows, key=lambda row: -row.tokens):
+    for index in sorted(range(len(rows)), key=lambda i: -rows[i].tokens):
         least = tokens.index(min(tokens))
-        shares[least].append(row)
-        tokens[least] += row.tokens
-    return shares
+        shares[least].append(index)
+        tokens[least] += rows[index].tokens
+    return [[rows[index] for index in sorted(share)] for share in shares]
 
 
 def forward_passes(rows: Sequence[RowSize], most_tokens: int) -> list[list[RowSize]]:
@@ -374,7 +374,7 @@ def tuning_memory(
     ]
     tokens = max(sum(row.tokens for row in group) for group in passes)
     targets = max(sum(row.targets for row in group) for group in passes)
-    if _checkpointing(settings):
+    if settings.gradient_checkpointing:
         layer_by_layer = 4.0 * shape.hidden * shape.layers + kept.token_of_layer  # the residual stream is float32
         copies = kept.weights + kept.weights_of_layer
     else:
@@ -414,7 +414,7 @@ def step_time(
     shares = [shared_out(step, devices) for step in workload.steps]
     busiest = _mean([max(_flops(shape, settings, share) for share in step) for step in shares])
     passes = _mean([max(len(forward_passes(share, settings.forward_tokens)) for share in step) for step in shares])
-    recomputing = 4 if _checkpointing(settings) else 3
+    recomputing = 4 if settings.gradient_checkpointing else 3
     launches = passes * shape.layers * kept.operations_of_layer * recomputing * LAUNCH_SECONDS
     peak = hardware.peak(precision)
     computing = Range(*(busiest / (peak * share) for share in reversed(hardware.share)))
@@ -449,11 +449,6 @@ def link_rate(hardware: Hardware, devices: int) -> float:
     if devices <= hardware.per_node:
         return hardware.link
     return min(hardware.link, hardware.network * hardware.per_node)
-
-
-def _checkpointing(settings: TuningSettings) -> bool:
-    """Whether layers are computed once more; False where settings do not know of it."""
-    return getattr(settings, "gradient_checkpointing", False)
 
 
 def _quantize(settings: TuningSettings) -> str | None:
@@ -506,8 +501,7 @@ def _instead(
     """Settings that take less memory, each beside those before it, and how many devices are enough then."""
     less = {"forward_tokens": max(row.tokens for step in workload.steps for row in step)}
     changes: dict[str, dict[str, Any]] = {f"tuning.forward_tokens = {less['forward_tokens']}": dict(less)}
-    if "gradient_checkpointing" in TuningSettings.model_fields:
-        changes["gradient_checkpointing = true too"] = less = less | {"gradient_checkpointing": True}
+    changes["gradient_checkpointing = true too"] = less = less | {"gradient_checkpointing": True}
     changes['optimizer = "adafactor" too'] = less | {"optimizer": "adafactor"}
     changes['method = "lora" too'] = lora = less | {"method": "lora", "optimizer": "adamw"}
     changes['lora.quantize = "nf4" too'] = lora | {"lora": settings.lora.model_copy(update={"quantize": "nf4"})}
@@ -548,6 +542,12 @@ def _warnings(made: Plan) -> list[str]:
         said.append(
             f"a step has about {rows:.1f} rows: {math.ceil(made.devices - rows)} of {made.devices} devices have none; "
             "a smaller tuning.row_length makes more of them"
+        )
+    if made.devices > 1:
+        together = min(made.devices, hardware.per_node)
+        said.append(
+            f"while it loads, each of the {together} processes of a node holds the whole model in the host's memory, "
+            f"{4 * made.shape.parameters / GIB:,.0f} GiB"
         )
     if made.step.bound_by == "communication":
         said.append(
