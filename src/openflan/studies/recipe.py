@@ -20,7 +20,16 @@ from openflan.rendering.exemplars import Draw
 from openflan.rendering.render import Wording
 from openflan.tuning.settings import TuningSettings
 
-ARMS = ("untuned", "untuned_completion", "tuned", "few_shot", "no_template", "dataset_name")
+ARMS = (
+    "untuned",
+    "untuned_completion",
+    "tuned",
+    "few_shot",
+    "no_options",
+    "no_template",
+    "no_template_options",
+    "dataset_name",
+)
 _REMOTE_ARM = re.compile(rf"{REMOTE_PREFIX}[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -36,7 +45,9 @@ Arm = Annotated[str, AfterValidator(_known_arm)]
 TUNED_WITH: dict[Arm, Wording] = {
     "tuned": "instructions",
     "few_shot": "instructions",
+    "no_options": "no_options",
     "no_template": "no_template",
+    "no_template_options": "no_template_options",
     "dataset_name": "dataset_name",
 }
 """Which wording the rows of an arm's tuning are read through; the other arms are not tuned."""
@@ -60,6 +71,8 @@ class EvaluationSettings(BaseModel):
     """Longest answer of a generation task, in tokens."""
     shots: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Exemplars shown before each row; every arm is asked once for each of these numbers."""
+    wording: Wording = "instructions"
+    """How rows are asked; an arm tuned with the dataset's name can be asked with it, as in the paper's figure 8."""
     few_shot: Annotated[int, Field(ge=1)] = 16
     """Exemplars that the arm `few_shot` is shown at most: as many as fit (FLAN's code has up to 16)."""
     exemplars: Draw = "fixed"
@@ -120,6 +133,8 @@ class Recipe(BaseModel):
                 for arm in self.arms
                 if arm in TUNED_WITH
             ]
+        if self.evaluation.wording != "instructions" and self.needs_exemplars:
+            problems.append(f"evaluation.wording = {self.evaluation.wording!r}: exemplars come with instructions only")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -21,7 +21,7 @@ from openflan.evaluation.samples import read_samples, write_samples
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
-from openflan.rendering.render import render
+from openflan.rendering.render import TEMPLATED, Wording, render
 from openflan.studies.answer import answer
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
@@ -98,10 +98,13 @@ def lock(recipe: Recipe, split: HeldOutSplit, rows: SplitRows, out: Path) -> Non
     artifacts.write_json(out / "split.json", split.to_json())
 
 
-def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Progress = silent) -> pl.DataFrame:
+def run_arm(
+    arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Progress = silent, *, home: Path | None = None
+) -> pl.DataFrame:
     """One arm's samples: its model, tuned if the arm is, asked every evaluated row through every template.
 
-    Once for each number of exemplars; no number's answers depend on which others are asked for.
+    Once for each number of exemplars; no number's answers depend on which others are asked for. `home` is where the
+    arm's model is tuned and kept, by default in the run folder.
     """
     folder = out / "arms" / arm
     if (file := folder / "samples.parquet").exists():
@@ -112,10 +115,12 @@ def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Prog
     lm = None
     if endpoint is None:
         _set_threads(recipe)
-        lm = arm_model(arm, recipe, rows, out, ledger, progress)
+        lm = arm_model(arm, recipe, rows, out, ledger, progress, home=home)
     parts: list[pl.DataFrame] = []
     for name, shots in recipe.shots_of(arm).items():
-        examples = list(evaluation_examples(rows, "completion" if own_style else "direct", ledger, shots=shots))
+        kind = "completion" if own_style else "direct"
+        wording = recipe.evaluation.wording
+        examples = list(evaluation_examples(rows, kind, ledger, shots=shots, wording=wording))
 
         def report(done: int, total: int, name: str = name) -> None:
             progress(ProgressEvent(f"{out.name}/{name}: score", done, total))
@@ -140,13 +145,20 @@ def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Prog
 
 
 def arm_model(
-    arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, ledger: Ledger, progress: Progress
+    arm: Arm,
+    recipe: Recipe,
+    rows: SplitRows,
+    out: Path,
+    ledger: Ledger,
+    progress: Progress,
+    *,
+    home: Path | None = None,
 ) -> "LanguageModel":
     """The model an arm is about: the base model, or the base model tuned on rows read in the arm's wording."""
     from openflan.models.load import load_model
     from openflan.tuning.tune import tune
 
-    tuning, home = MODEL_OF.get(arm, arm), home_of(arm, out)
+    tuning, home = MODEL_OF.get(arm, arm), home or home_of(arm, out)
     lm = load_model(recipe.model)
     if arm not in TUNED_WITH:
         return lm
@@ -185,7 +197,7 @@ def home_of(arm: Arm, out: Path) -> Path:
 
 
 def evaluation_examples(
-    rows: SplitRows, kind: str, ledger: Ledger, *, shots: int = 0
+    rows: SplitRows, kind: str, ledger: Ledger, *, shots: int = 0, wording: Wording = "instructions"
 ) -> Iterator[tuple[EvaluatedSplit, Example]]:
     """Every evaluated row through every template of that kind; direct ones where a task has none.
 
@@ -194,8 +206,9 @@ def evaluation_examples(
     for name, task in rows.tasks.items():
         for part in EVALUATED:
             for row in rows.evaluated[name][part]:
-                for template in templates_for(task, kind, ledger):
-                    example = render(task, row, template)
+                templates = templates_for(task, kind, ledger)
+                for template in templates if wording in TEMPLATED else templates[:1]:
+                    example = render(task, row, template, wording)
                     if shots == 0:
                         yield part, example
                     elif shown := rows.exemplars[name].before(example, row, template, shots, ledger):
@@ -269,15 +282,16 @@ def _by_model(arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
 
 def _arms_job(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progress) -> None:
     for arm in arms:
-        run_arm(arm, recipe, _rows_of(recipe), out, progress)
+        run_arm(arm, recipe, rows_of(recipe), out, progress)
 
 
 _read: dict[str, SplitRows] = {}
-"""The rows a worker process read last, by recipe: the arms of a run follow one another in it."""
+"""The rows a process read last, by recipe without its arms: those follow one another."""
 
 
-def _rows_of(recipe: Recipe) -> SplitRows:
-    key = recipe.to_toml()
+def rows_of(recipe: Recipe) -> SplitRows:
+    """The rows of a recipe's split; those read last are kept."""
+    key = recipe.changed(arms=["untuned"]).to_toml()
     if key not in _read:
         split = split_of(recipe)
         _read.clear()
