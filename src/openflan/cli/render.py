@@ -16,7 +16,9 @@ def render(
     limit: Annotated[int, typer.Option(min=1, help="Rows.")] = 1,
     shots: Annotated[int, typer.Option(min=0, help="Exemplars in front, from the task's train rows.")] = 0,
     seed: options.Seed = 0,
-    wording: Annotated[str, typer.Option(help="instructions, no_options, no_template, no_template_options or dataset_name.")] = "instructions",
+    wording: Annotated[
+        str, typer.Option(help="instructions, no_options, no_template, no_template_options or dataset_name.")
+    ] = "instructions",
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
     world_seed: options.WorldSeed = 0,
@@ -42,9 +44,7 @@ def render(
     from openflan.sources.specimens import read_specimens
 
     if wording not in get_args(Wording):
-        raise ConfigError(
-            Problem("--wording", wording, nearest(wording, get_args(Wording)))
-        )
+        raise ConfigError(Problem("--wording", wording, nearest(wording, get_args(Wording))))
     loaded = load_catalog(*(options.listed(catalog) or ["flan", "world"]))
     found = loaded.task(task)
     templates = [t for t in found.templates if template in (None, t.id)]

@@ -34,9 +34,7 @@ ARMS: dict[str, ArmStyle] = {
     "no_template_options": ArmStyle(
         "Tuned, options only", "tuned on the same rows with the list of options, without instructions", "#5aa393", "s"
     ),
-    "no_options": ArmStyle(
-        "Tuned, no options", "tuned on instructions without the list of options", "#d98a4f", "o"
-    ),
+    "no_options": ArmStyle("Tuned, no options", "tuned on instructions without the list of options", "#d98a4f", "o"),
     "dataset_name": ArmStyle(
         "Tuned, dataset name", "tuned with the name of the dataset in place of instructions", "#8f4a8b", "v"
     ),

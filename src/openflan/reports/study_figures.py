@@ -16,8 +16,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import IdentityTransform, ScaledTranslation, Transform
 
-from openflan.reports.arms import ACCENT
+from openflan.reports.arms import ACCENT, cluster_words
 from openflan.reports.figures import INCHES, INK, PAPER, SETTINGS, Width, frame
 from openflan.reports.numbers import percent
 
@@ -76,11 +77,26 @@ class Panel:
 
     @property
     def places(self) -> list[Place]:
-        """In the order in which series name them."""
-        return list(dict.fromkeys(mark.place for series in self.series for mark in series.marks))
+        """In the order in which series name them, the mean over clusters last."""
+        found = dict.fromkeys(mark.place for series in self.series for mark in series.marks)
+        return sorted(found, key=lambda place: place == "all")
 
     def words(self, place: Place) -> str:
-        return place.replace("_", " ") if isinstance(place, str) else f"{place:,g}"
+        if place == "all":
+            return "mean of clusters"
+        return cluster_words(place) if isinstance(place, str) else number_words(place)
+
+
+def number_words(number: float) -> str:
+    """A place on a line.
+
+    >>> number_words(4), number_words(538464), number_words(1.37e11)
+    ('4', '538K', '137B')
+    """
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:g}"
 
 
 def study_figure(panels: Sequence[Panel], width: Width = "wide") -> Figure:
@@ -200,32 +216,47 @@ def _draw_lines(axes: Axes, panel: Panel, width: Width, limits: tuple[float, flo
     wide_range = bool(numbers) and numbers[0] > 0 and numbers[-1] > 50 * numbers[0]
     if wide_range:
         axes.set_xscale("log")
-    for series in panel.series:
+    for index, series in enumerate(panel.series):
+        # Side by side, so that no interval hides another.
+        aside = ScaledTranslation((index - (len(panel.series) - 1) / 2) * 4 / 72, 0, axes.figure.dpi_scale_trans)
         marks = sorted(series.marks, key=lambda mark: float(mark.place))
-        xs = [float(mark.place) for mark in marks]
-        axes.plot(xs, [100 * mark.mean for mark in marks], color=series.colour, linewidth=1.3, zorder=2)
-        for mark in marks:
-            _draw_mark(axes, series, mark, (float(mark.place), 100 * mark.mean), along="y")
+        xs, ys = [float(mark.place) for mark in marks], [100 * mark.mean for mark in marks]
+        axes.plot(xs, ys, color=series.colour, linewidth=1.3, zorder=2, transform=axes.transData + aside)
+        for mark, x, y in zip(marks, xs, ys, strict=True):
+            _draw_mark(axes, series, mark, (x, y), along="y", aside=aside)
     if panel.chance:
         axes.axhline(100 * panel.chance[0][1], color=INK, linestyle=(0, (3, 2)), linewidth=0.9, zorder=1.5)
     axes.set_ylim(*limits)
-    if not wide_range:
-        axes.set_xticks(numbers, [f"{number:,g}" for number in numbers])
+    if numbers:
+        pad = 1.3 if wide_range else 0.06 * max(numbers[-1] - numbers[0], 1)
+        first, last = numbers[0], numbers[-1]
+        axes.set_xlim((first / pad, last * pad) if wide_range else (first - pad, last + pad))
+    axes.set_xticks(numbers, [number_words(number) for number in numbers])
+    axes.minorticks_off()
     axes.set_xlabel(panel.axis, fontsize=7.5)
     axes.set_ylabel("Score, %", fontsize=7.5)
     del width
 
 
-def _draw_mark(axes: Axes, series: Series, mark: Mark, at: tuple[float, float], *, along: Literal["x", "y"]) -> None:
+def _draw_mark(
+    axes: Axes,
+    series: Series,
+    mark: Mark,
+    at: tuple[float, float],
+    *,
+    along: Literal["x", "y"],
+    aside: Transform | None = None,
+) -> None:
+    place = axes.transData + (aside or IdentityTransform())
     if mark.low is not None and mark.high is not None:
         span = [100 * mark.low, 100 * mark.high]
         xs, ys = (span, [at[1]] * 2) if along == "x" else ([at[0]] * 2, span)
-        axes.plot(xs, ys, color=series.colour, linewidth=1.5, alpha=0.75, solid_capstyle="round", zorder=2)
+        axes.plot(xs, ys, color=series.colour, linewidth=1.5, alpha=0.75, solid_capstyle="round", zorder=2,
+                  transform=place)  # fmt: skip
     axes.plot(
-        [at[0]], [at[1]], marker=series.marker, color=series.colour, markersize=5.5, linestyle="none",
+        [at[0]], [at[1]], marker=series.marker, color=series.colour, linestyle="none", transform=place,
+        markersize=6.5 if mark.attested else 5.5,
         markerfacecolor=series.colour if mark.attested else PAPER,
         markeredgecolor=PAPER if mark.attested else series.colour,
         markeredgewidth=0.8 if mark.attested else 1.2, zorder=3,
     )  # fmt: skip
-
-

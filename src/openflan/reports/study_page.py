@@ -23,7 +23,7 @@ from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, trim
 from openflan.reports.numbers import count, interval, p_value, percent, points, points_interval
 from openflan.reports.page import WIDTHS, fill
 from openflan.reports.paper import paper_figure
-from openflan.reports.study_figures import Mark, Panel, Series, study_figure
+from openflan.reports.study_figures import Mark, Panel, Series, number_words, study_figure
 
 FILE, PAGE, PICTURE = "study.json", "report.html", "figure.png"
 ALL = "all"
@@ -132,7 +132,7 @@ def _own_panel(content: Content) -> Panel:
     series: list[Series] = []
     for one in content["series"]:
         marks = [Mark(p["place"], p["mean"], p["low"], p["high"]) for p in one["points"]]
-        series.append(Series(one["title"], marks, -1 if one["name"] == main else len(series)))
+        series.append(Series(cluster_words(one["title"]), marks, -1 if one["name"] == main else len(series)))
     levels = {p["place"]: p["chance"] for one in content["series"] for p in one["points"] if p["chance"] is not None}
     kind = "lines" if content["kind"] == "numbers" else "dots"
     return Panel(f"This study: {_models(content)}", kind, series, content["axis"], tuple(levels.items()))
@@ -162,13 +162,13 @@ def _models(content: Content) -> str:
 
 
 def _titles(content: Content) -> dict[str, str]:
-    return {one["name"]: one["title"] for one in content["series"]}
+    return {one["name"]: cluster_words(one["title"]) for one in content["series"]}
 
 
 def _place(place: str | float) -> str:
     if place == ALL:
         return "mean of clusters"
-    return cluster_words(place) if isinstance(place, str) else f"{place:,g}"
+    return cluster_words(place) if isinstance(place, str) else number_words(place)
 
 
 def _claims(content: Content) -> list[_Claim]:
@@ -182,6 +182,8 @@ def _claim(content: Content, one: Content) -> _Claim:
     titles = _titles(content)
     shown = (one["low"] > 0 or one["high"] < 0) and one["p_holm"] < ALPHA
     where = _place(one["place"])
+    if not isinstance(one["place"], str):
+        where = f"{where} {content['axis']}"
     against = titles[one["second"]]
     if one["against"] is not None:
         against = f"{against} at {_place(one['against'])}"
@@ -203,7 +205,7 @@ def _grid(content: Content) -> Grid:
     for one in content["series"]:
         for p in one["points"]:
             cells = (
-                Cell(one["title"], ""),
+                Cell(cluster_words(one["title"]), ""),
                 Cell(percent(p["mean"]), "mean"),
                 Cell(interval(p["low"], p["high"]), "range"),
                 Cell(percent(p["chance"]), "number side"),
@@ -211,6 +213,8 @@ def _grid(content: Content) -> Grid:
                 Cell(count(len(p["replicates"])), "number side"),
             )
             groups.setdefault(_place(p["place"]), []).append(Row(cells, tuned=one["name"] == main))
+    last = _place(ALL)
+    groups = {title: groups[title] for title in sorted(groups, key=lambda title: title == last)}
     heads = (Column(content["axis"].capitalize(), False), *(Column(title, title != "Series") for title in columns))
     return Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items()))
 
@@ -231,9 +235,8 @@ def _contrast_grid(content: Content) -> Grid | None:
         groups.setdefault(f"{titles[one['first']]} against {against}", []).append(Row(cells))
     if not groups:
         return None
-    heads = (Column("Compared", False), Column("On", False)) + tuple(
-        map(Column, ("Difference", "95 % interval", "p", "p, Holm", "Could show"))
-    )
+    numbers = map(Column, ("Difference", "95 % interval", "p", "p, Holm", "Could show"))
+    heads = (Column("Compared", False), Column("On", False), *numbers)
     return trim(Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items())))
 
 
@@ -249,10 +252,9 @@ def _replicate_grid(content: Content) -> Grid:
                     Cell(str(r["order"])),
                     Cell(percent(r["mean"]), "mean"),
                 )
-                groups.setdefault(one["title"], []).append(Row(cells))
-    heads = (Column("Series", False), Column("At", False), Column("Base model", False)) + tuple(
-        map(Column, ("Seed", "Order", "Mean"))
-    )
+                groups.setdefault(cluster_words(one["title"]), []).append(Row(cells))
+    words = (Column("Series", False), Column("At", False), Column("Base model", False))
+    heads = (*words, *map(Column, ("Seed", "Order", "Mean")))
     return Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items()))
 
 

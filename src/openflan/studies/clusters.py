@@ -46,7 +46,7 @@ def _at(count: int, series: str, replicate: Replicate, system: System, settings:
 
 
 def train_clusters(settings: StudySettings) -> list[str]:
-    """The clusters that may be tuned on when `together` is held out: most tasks first, then by name (as in the paper)."""
+    """Clusters that may be tuned on when `together` is held out: most tasks first, as in the paper, then by name."""
     catalog = load_catalog(*settings.recipe.catalogs)
     split = hold_out(catalog, settings.together, rule=settings.recipe.hold_out_rule)
     tasks = [cluster for task in split.train for cluster in task.clusters]

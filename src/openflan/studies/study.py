@@ -2,7 +2,7 @@
 
     Study.plan(settings) -> Plan of Readings -> run_systems -> samples -> points -> study.json
 
-Read `run_study` first. What is tuned is kept by content in OUT/models and what is answered in OUT/runs, so studies under
+Read `run_study` first. What is tuned is kept by content in OUT/models and what is answered in OUT/runs, so studies of
 one folder share both, a killed study goes on, and a second run computes nothing. Each figure is a small file beside
 this one.
 """
@@ -186,9 +186,7 @@ def _draws(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, st
             samples = read_samples(samples_file(system, out)).filter(pl.col("arm") == system.answers_as)
             parts.append(samples.with_columns(pl.lit(system.name).alias("arm")))
             tasks |= {task.name: task for task in split_of(system.recipe).evaluated}
-        found |= cluster_draws(
-            pl.concat(parts), tasks=tasks, seed=settings.report_seed, resamples=settings.resamples
-        )
+        found |= cluster_draws(pl.concat(parts), tasks=tasks, seed=settings.report_seed, resamples=settings.resamples)
     return found
 
 
