@@ -172,30 +172,37 @@ def _place(place: str | float) -> str:
 
 
 def _claims(content: Content) -> list[_Claim]:
-    """The comparisons on the mean over clusters where there is one, else all."""
-    found = content["contrasts"]
-    chosen = [one for one in found if one["place"] == ALL] or found
-    return [_claim(content, one) for one in chosen]
+    """Of each comparison the mean over clusters, or the largest number; the table has the others."""
+    chosen: dict[tuple[str, str, Any], Content] = {}
+    for one in content["contrasts"]:
+        key = one["first"], one["second"], one["against"]
+        if one["place"] == ALL or (content["kind"] == "numbers" and _beyond(one, chosen.get(key))):
+            chosen[key] = one
+    return [_claim(content, one) for one in chosen.values()]
+
+
+def _beyond(one: Content, other: Content | None) -> bool:
+    return other is None or one["place"] > other["place"]
 
 
 def _claim(content: Content, one: Content) -> _Claim:
     titles = _titles(content)
     shown = (one["low"] > 0 or one["high"] < 0) and one["p_holm"] < ALPHA
-    where = _place(one["place"])
+    where = f"On the {_place(one['place'])}"
     if not isinstance(one["place"], str):
-        where = f"{where} {content['axis']}"
+        where = f"With {_place(one['place'])} {content['axis']}"
     against = titles[one["second"]]
     if one["against"] is not None:
-        against = f"{against} at {_place(one['against'])}"
+        against = f"the same with {_place(one['against'])}" if one["first"] == one["second"] else against
     bounds = f"{points(one['mean'])} points [{points_interval(one['low'], one['high'])}], {p_value(one['p_holm'])}"
     if not shown:
         able = "" if one["smallest_detectable"] is None else (
             f"; {percent(one['smallest_detectable'])} points would have been found four times in five"
         )  # fmt: skip
-        said = f"On {where}, no difference shown between {titles[one['first']]} and {against}: {bounds}{able}."
+        said = f"{where}, no difference shown between {titles[one['first']]} and {against}: {bounds}{able}."
         return _Claim(said, points(one["mean"]), "unclear")
     way = "higher" if one["mean"] > 0 else "lower"
-    return _Claim(f"On {where}, {titles[one['first']]} is {way} than {against}: {bounds}.", points(one["mean"]), way)
+    return _Claim(f"{where}, {titles[one['first']]} is {way} than {against}: {bounds}.", points(one["mean"]), way)
 
 
 def _grid(content: Content) -> Grid:
