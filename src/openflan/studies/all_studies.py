@@ -1,6 +1,7 @@
 """The studies by name, in the order of the paper's figures."""
 
 from openflan.studies import breadth, clusters, holdout, instructions, prompt_tuning, scale, shots
+from openflan.studies.settings import StudySettings
 from openflan.studies.study import Study
 
 STUDIES: dict[str, Study] = {
@@ -15,3 +16,8 @@ STUDIES: dict[str, Study] = {
         breadth.STUDY,
     )
 }
+
+
+def possible(settings: StudySettings) -> list[Study]:
+    """The studies that the settings have models for."""
+    return [study for study in STUDIES.values() if study is not scale.STUDY or settings.ladder]

@@ -1,15 +1,17 @@
 """What a study runs on: models, seeds, splits and grids, as one TOML file that is frozen before it is reported on."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from openflan.catalog.load import load_toml
-from openflan.errors import ConfigError
+from openflan.catalog.load import known_keys, load_toml, validation_problems
+from openflan.errors import ConfigError, nearest
 from openflan.evaluation.points import Replicate
-from openflan.studies.recipe import SECTIONS, Arm, Recipe
-from openflan.tuning.settings import TuningSettings
+from openflan.studies.recipe import SECTIONS, Arm, Recipe, resolve
+
+WORLD_PREFIX = "world:"
 
 Positive = Annotated[int, Field(ge=1)]
 Split = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -74,10 +76,60 @@ class StudySettings(BaseModel):
 
 
 SETTINGS = Path(__file__).parent / "settings"
+"""Settings that ship with the package."""
 
 
-def load_settings(file: Path) -> StudySettings:
-    """Read a file of settings; raises ConfigError listing every problem with its key and the nearest good name."""
+def load_settings(name: str | Path) -> StudySettings:
+    """Settings from a file, or shipped ones by name; raises ConfigError listing every problem with its key."""
+    file = Path(name)
     if not file.exists():
-        raise ConfigError(f"{file}: no such file; `world` is the settings file that ships, for the micro-world")
-    return load_toml(StudySettings, file, ConfigError, Recipe, TuningSettings, *SECTIONS)
+        shipped = {path.stem: path for path in SETTINGS.glob("*.toml")}
+        if str(name) not in shipped:
+            raise ConfigError(f"no settings file or shipped settings {str(name)!r} ({nearest(str(name), shipped)})")
+        file = shipped[str(name)]
+    return load_toml(StudySettings, file, ConfigError, Recipe, *SECTIONS)
+
+
+def resolve_settings(
+    name: str | None,
+    recipe: str | None,
+    *,
+    models: Sequence[str] = (),
+    splits: Sequence[Sequence[str]] = (),
+    together: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    **top: Any,
+) -> StudySettings:
+    """The settings a command line means: a file's (the micro-world's, by default) with what was given on top.
+
+    With `recipe`, or with models that are not the micro-world's, the systems share that recipe (or the defaults) in
+    place of the settings'; `splits` are then needed. Values of None and empty ones were not given.
+
+    Raises ConfigError for what is wrong or missing.
+    """
+    foreign = recipe is not None or any(not model.startswith(WORLD_PREFIX) for model in models)
+    if name is None and foreign:
+        if not splits or not (models or recipe):
+            raise ConfigError("give --hold-out (one split each; clusters of one split joined by +) and --model")
+        base = resolve(recipe, needs=(), model=models[0] if models else None, hold_out=list(splits[0]))
+        plain: dict[str, Any] = {
+            "recipe": base.model_dump(mode="json"),
+            "models": [base.model],
+            "splits": [list(split) for split in splits],
+            "together": list(dict.fromkeys(cluster for split in splits for cluster in split)),
+        }
+    else:
+        plain = load_settings(name or "world").model_dump(mode="json")
+        if recipe is not None:
+            plain["recipe"] = resolve(recipe, needs=()).model_dump(mode="json")
+    given = {"models": models, "splits": [list(split) for split in splits], "together": together, "seeds": seeds}
+    plain |= {key: list(value) for key, value in given.items() if value}
+    plain["recipe"] |= {key: value for key, value in top.items() if value not in (None, [])}
+    for section, values in (sections or {}).items():
+        plain["recipe"][section] |= {key: value for key, value in values.items() if value is not None}
+    try:
+        return StudySettings.model_validate(plain)
+    except ValidationError as error:
+        known = known_keys(StudySettings, Recipe, *SECTIONS)
+        raise ConfigError(list(validation_problems(error, name or "command line", known))) from error
