@@ -1,16 +1,20 @@
 """Soft prompts: one before each packed example, harmless to padding, bound to their base model."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from openflan.encoding import pack
 from openflan.errors import ModelError
 from openflan.models.load import load_model
-from openflan.models.packed_attention import collate, supports_packing, target_logits
+from openflan.models.packed_forward import collate, target_logits
+from openflan.models.packing import packing_of
 from openflan.models.soft_prompt import SoftPromptEmbedding, add_soft_prompt, prepend, save_soft_prompt
 from tests.models.tiny import FAMILIES, VOCABULARY, examples, saved
 
@@ -21,7 +25,7 @@ def test_packed_equals_separate_equals_vectors_by_hand(tmp_path: Path, family: s
     untouched = copy.deepcopy(base.model)
     lm = add_soft_prompt(base, num_tokens=3, seed=5)
     assert lm.prefix_ids == (VOCABULARY, VOCABULARY + 1, VOCABULARY + 2)
-    assert supports_packing(lm.model) is None
+    assert packing_of(lm.model).way == "ragged"
     some = examples(6, longest=10)
     batch = collate(pack(prepend(some, lm.prefix_ids), 24))
     embedding = lm.model.get_input_embeddings()
@@ -29,7 +33,7 @@ def test_packed_equals_separate_equals_vectors_by_hand(tmp_path: Path, family: s
     with torch.no_grad():
         embedding.vectors.mul_(2.0)
         packed = target_logits(lm.model, batch)
-        torch.testing.assert_close(target_logits(lm.model, batch, packed=False), packed, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(target_logits(lm.model, batch, "alone"), packed, rtol=1e-4, atol=1e-4)
         first = batch.input_ids[0, : batch.segments.lengths[0]]
         words = untouched.get_input_embeddings()(first[3:])
         by_hand = untouched(inputs_embeds=torch.cat([embedding.vectors, words])[None]).logits[0]
@@ -77,6 +81,32 @@ def test_saved_vectors_load_in_front_of_their_base_only(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match="belongs to"):
         load_model(str(tmp_path / "soft"))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_peft_loads_the_folder_to_the_same_logits(tmp_path: Path, family: str) -> None:
+    lm = add_soft_prompt(saved(tmp_path / "model", family), num_tokens=3, seed=2)
+    save_soft_prompt(lm, tmp_path / "soft")
+    config = json.loads((tmp_path / "soft" / "adapter_config.json").read_text())
+    plain = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"])
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        ours = lm.model(torch.tensor([[*lm.prefix_ids, 5, 6, 7, 8]])).logits
+        theirs = PeftModel.from_pretrained(plain, str(tmp_path / "soft"))(input_ids=ids).logits
+        bare = plain(ids).logits
+    torch.testing.assert_close(theirs, ours)
+    assert not torch.allclose(theirs[:, -4:], bare, atol=1e-3)
+
+
+def test_vectors_that_are_none_of_this_model_are_refused(tmp_path: Path) -> None:
+    save_soft_prompt(add_soft_prompt(saved(tmp_path / "model"), num_tokens=2), tmp_path / "soft")
+    weights = tmp_path / "soft" / "adapter_model.safetensors"
+    for found, match in (({"vectors": torch.ones(2, 32)}, "expected one matrix"),
+                         ({"prompt_embeddings": torch.ones(2, 8)}, "embeddings of 32 numbers")):  # fmt: skip
+        save_file(found, weights)
+        with pytest.raises(ModelError, match=match):
+            load_model(str(tmp_path / "soft"))
 
 
 def test_a_second_soft_prompt_and_saving_none_are_refused(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from openflan.encoding import Encoded, Lengths, PromptFormat, encode
 from openflan.errors import ModelError, RunError
 from openflan.ledger import Ledger
 from openflan.models.load import load_model
+from openflan.models.packing import Packing
 from openflan.rendering.example import Example
 from openflan.tuning import tune as tune_module
 from openflan.tuning.settings import TuningSettings
-from openflan.tuning.tune import StepReport, tune
+from openflan.tuning.tune import StepReport, last_block, tune
 from tests.models.tiny import EOS, examples, saved
 from tests.tuning import killable
 
@@ -103,8 +104,10 @@ def test_equal_runs_are_equal_bytes_and_a_finished_one_is_not_repeated(tmp_path:
 def test_what_a_step_reports(tmp_path: Path) -> None:
     seen: list[StepReport] = []
     tune(saved(tmp_path / "base"), blocks, QUICK, tmp_path / "run", report=seen.append)
-    assert [done.step for done in seen] == [8]  # log_every is 10: only the last
-    first = steps(tmp_path / "run")[0]
+    assert [done.step for done in seen] == list(range(1, 9))
+    assert all(0 <= done.waited_seconds < done.seconds for done in seen)
+    first, *_, last = steps(tmp_path / "run")
+    assert last["block"] == last_block(tmp_path / "run") >= first["block"] == 0
     assert 1 <= first["target_tokens"] < first["tokens"] <= 60
     assert 0.8 < first["fill"] <= 1
     assert first["lr"] == QUICK.lr
@@ -143,14 +146,15 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_rows(tmp_path: Path) -> N
     assert found["row_ids"][0].startswith("block0 train/")
 
 
-def test_an_architecture_that_cannot_pack_is_tuned_one_by_one_and_says_so(
+def test_an_architecture_that_cannot_pack_is_tuned_otherwise_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lm = saved(tmp_path / "base")
     tune(lm, blocks, QUICK, tmp_path / "packed")
-    monkeypatch.setattr(tune_module, "supports_packing", lambda model, longest: "no reason")
+    refused = Packing("padded", "Llama", {"ragged": "no reason"})
+    monkeypatch.setattr(tune_module, "packing_of", lambda model, longest: refused)
     tune(lm, blocks, QUICK, tmp_path / "unpacked")
-    assert "no reason; every example takes a forward pass of its own" in caplog.text
+    assert "Llama: not ragged: no reason; examples are not packed" in caplog.text
     ours, theirs = ([s["loss"] for s in steps(tmp_path / name)] for name in ("packed", "unpacked"))
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 

@@ -11,27 +11,27 @@ def plan(settings: StudySettings) -> Plan:
     readings: list[Reading] = []
     for split in settings.splits:
         for replicate in settings.replicates:
-            for examples in settings.examples:
+            for rows in settings.prompt_rows:
                 for arm in ARMS:
-                    recipe = settings.recipe_of(replicate, arm, split, soft_prompt={"examples": examples})
+                    recipe = settings.recipe_of(replicate, arm, split, soft_prompt={"rows": rows})
                     system = System(recipe, arm)
                     for cluster in split:
                         places = (cluster, ALL)
-                        readings += [Reading(series(arm, examples), p, replicate, cluster, system) for p in places]
-    compared = tuple(Compared(series("soft_prompt", n), series("untuned_soft_prompt", n)) for n in settings.examples)
+                        readings += [Reading(series(arm, rows), p, replicate, cluster, system) for p in places]
+    compared = tuple(Compared(series("soft_prompt", n), series("untuned_soft_prompt", n)) for n in settings.prompt_rows)
     return Plan(tuple(readings), compared)
 
 
-def series(arm: str, examples: int | None) -> str:
+def series(arm: str, rows: int | None) -> str:
     """An arm's series with so many rows."""
-    return f"{arm}, {'all' if examples is None else examples}"
+    return f"{arm}, {'all' if rows is None else rows}"
 
 
 def titles(settings: StudySettings) -> dict[str, str]:
     """The series' words, by name."""
     return {
         series(arm, n): f"soft prompt on the {words} model, {'all rows' if n is None else f'{n} rows'}"
-        for n in settings.examples
+        for n in settings.prompt_rows
         for arm, words in ARMS.items()
     }
 

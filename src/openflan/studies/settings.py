@@ -43,7 +43,7 @@ class StudySettings(BaseModel):
     """`clusters`: orders in which they are added."""
     shots: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 3)
     """`shots`: exemplars in front."""
-    examples: Annotated[tuple[Positive | None, ...], Field(min_length=1)] = (32, None)
+    prompt_rows: Annotated[tuple[Positive | None, ...], Field(min_length=1)] = (32, None)
     """`prompt_tuning`: rows that a soft prompt is learned on; null takes all."""
     tasks_per_cluster: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
     """`breadth`"""
