@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 Place = str | float
 """A point's place on the horizontal axis: a name, or a number."""
+OF_ASKING = ("arms", "evaluation", "remote", "supervised", "soft_prompt")
+"""Keys of a recipe that the model tuned on the mixture does not depend on."""
 ALL = "all"
 """The place, or series, that is the mean over clusters."""
 
@@ -66,8 +68,7 @@ class System:
         if tuning not in TUNED_WITH:
             return None
         content = self.recipe.content()
-        depends = {key: value for key, value in content.items() if key not in ("arms", "evaluation", "remote")}
-        return artifacts.fingerprint([tuning, depends])
+        return artifacts.fingerprint([tuning, {key: value for key, value in content.items() if key not in OF_ASKING}])
 
 
 @dataclass(frozen=True, slots=True)
