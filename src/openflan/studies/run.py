@@ -391,7 +391,8 @@ _read: dict[str, SplitRows] = {}
 
 def rows_of(recipe: Recipe) -> SplitRows:
     """The rows of a recipe's split; those read last are kept."""
-    key = recipe.changed(arms=["untuned"]).to_toml()
+    # Of the arms only these decide which rows are read.
+    key = f"{recipe.changed(arms=['untuned']).to_toml()}{recipe.sees_tasks}{recipe.needs_exemplars}"
     if key not in _read:
         split = split_of(recipe)
         _read.clear()
