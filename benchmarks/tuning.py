@@ -1,0 +1,599 @@
+"""Tuning side by side with TRL's SFTTrainer: same rows, same model, same core, in one run.
+
+    pip install -e '.[bench]'
+    python benchmarks/tuning.py                    # the tables of docs/performance.md: an hour on one slow core
+    python benchmarks/tuning.py --only tuning-S    # one of them
+    python benchmarks/tuning.py --quick            # minutes; prints, and writes nothing
+
+Every engine tunes one epoch of the same examples with AdamW (torch's fused one), one optimizer step for each packed
+row of at most 1,024 tokens (padded: each 8 examples), in float32, without gradient checkpointing. Times are CPU seconds
+of the whole epoch, loading and saving left out; each is the median over rounds in which all engines take turns. Every
+section runs in a process of its own, pinned to one core, and all engines of a section share its allocator settings.
+The models are random: what is measured does not depend on what they know. Read `tuning_workload.py` for the examples.
+"""
+
+import argparse
+import dataclasses
+import gc
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import ROOT, Machine, conditions, cpu_seconds, forget_peak, mebibytes, pin, write_section
+from scoring_workload import Words, build_model
+from tuning_workload import TEMPLATES, examples, invented_task, rows
+
+from openflan.encoding.encode import Encoded, encode
+from openflan.encoding.pack import PackedRow, pack
+from openflan.encoding.prompt_format import Lengths, PromptFormat
+from openflan.ledger import Ledger
+from openflan.models.load import LanguageModel, load_model
+from openflan.rendering.render import options_block, read_columns, render
+from openflan.sources.read import Row
+from openflan.tuning.loss import backward, forward_passes
+from openflan.tuning.settings import TuningSettings
+from openflan.tuning.tune import StepReport, tune
+
+PACKAGES = ("torch", "transformers", "trl", "datasets", "tokenizers", "openflan")
+ROW_LENGTH = 1024
+BATCH = 8
+"""Examples of a step of the padded trainer."""
+BLOCK = 1024
+"""Examples our mixture encodes and packs together."""
+LR = 1e-5
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_TOP_PAD_": "67108864"}
+"""glibc keeps freed memory: large temporaries cost no page faults, which would slow TRL more than us."""
+PADDED, BFD, OURS = f"TRL, padded, batch {BATCH}", f"TRL, packing bfd {ROW_LENGTH}", f"openflan, rows of {ROW_LENGTH}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One table of times."""
+
+    title: str
+    model: str
+    examples: int
+    compared: int
+    """So many examples' loss and gradient are compared with those of an example at a time."""
+    allocator: dict[str, str]
+
+
+CASES = {
+    "tuning-S": Case("Tuning, model S", "S", 30, 6, KEPT),
+    "tuning-S-malloc": Case("Tuning, model S, glibc's allocator as it comes", "S", 30, 0, {}),
+    "tuning-M": Case("Tuning, model M", "M", 12, 4, KEPT),
+}
+MEMORY, PREPARATION = "tuning-memory", "tuning-preparation"
+SECTIONS = [*CASES, MEMORY, PREPARATION]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the examples."""
+
+    seconds: float
+    """CPU"""
+    tokens: int
+    """fed to the model, padding included"""
+    target_tokens: int
+    steps: int
+
+
+def openflan_epoch(lm: LanguageModel, encoded: Sequence[Encoded]) -> Epoch:
+    """Our `tune`, from its asking for the first block to the end of the last step."""
+    # A first row of the next block that fills a step, so that none of it shares a step with this epoch.
+    after = Encoded("after", "0", "one", (100,) * (ROW_LENGTH - 1), (100,))
+    steps = len(list(forward_passes(pack(encoded, ROW_LENGTH), ROW_LENGTH)))
+    settings = TuningSettings(
+        steps=steps,
+        tokens_per_step=ROW_LENGTH,
+        row_length=ROW_LENGTH,
+        forward_tokens=ROW_LENGTH,
+        optimizer="adamw",
+        lr=LR,
+        checkpoint_every=steps + 1,
+        log_every=1,
+    )
+    started = ended = 0.0
+    reports: list[StepReport] = []
+
+    def blocks(number: int) -> Sequence[Encoded]:
+        nonlocal started
+        if number == 0:
+            started = time.process_time()
+        return encoded if number == 0 else [after]
+
+    def report(step: StepReport) -> None:
+        nonlocal ended
+        ended = time.process_time()
+        reports.append(step)
+
+    with tempfile.TemporaryDirectory() as folder:
+        tune(lm, blocks, settings, Path(folder), report=report, in_place=True)
+    tokens, targets = sum(step.tokens for step in reports), sum(step.target_tokens for step in reports)
+    return Epoch(ended - started, tokens, targets, len(reports))
+
+
+def sft_trainer(lm: LanguageModel, dataset: Any, *, packing: bool, folder: str, callbacks: Sequence[Any] = ()) -> Any:
+    from trl import SFTConfig, SFTTrainer
+
+    config = SFTConfig(
+        output_dir=folder,
+        max_length=ROW_LENGTH,
+        packing=packing,
+        per_device_train_batch_size=1 if packing else BATCH,
+        num_train_epochs=1,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        optim="adamw_torch_fused",
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=10,
+        disable_tqdm=True,
+    )
+    return SFTTrainer(
+        model=lm.model, args=config, train_dataset=dataset, processing_class=lm.tokenizer, callbacks=list(callbacks)
+    )
+
+
+def as_dataset(encoded: Sequence[Encoded]) -> Any:
+    """Tokenized already, targets alone labelled: the trainer then only packs or pads."""
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": [*e.prompt_ids, *e.target_ids],
+                "labels": [-100] * len(e.prompt_ids) + list(e.target_ids),
+            }
+            for e in encoded
+        ]
+    )
+
+
+def trl_epoch(lm: LanguageModel, encoded: Sequence[Encoded], *, packing: bool) -> Epoch:
+    """TRL's trainer, from the beginning of the epoch to the end of its last step; packing itself is left out."""
+    from transformers import TrainerCallback
+
+    started = ended = 0.0
+    fed: list[tuple[int, int]] = []
+
+    class Clock(TrainerCallback):
+        def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal started
+            started = time.process_time()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal ended
+            ended = time.process_time()
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = sft_trainer(lm, as_dataset(encoded), packing=packing, folder=folder, callbacks=[Clock()])
+        collate = trainer.data_collator
+
+        def counted(rows: Any) -> Any:
+            batch = collate(rows)
+            fed.append((batch["input_ids"].numel(), int((batch["labels"] != -100).sum())))
+            return batch
+
+        trainer.data_collator = counted
+        trainer.train()
+    return Epoch(ended - started, sum(n for n, _ in fed), sum(n for _, n in fed), len(fed))
+
+
+ENGINES: dict[str, Callable[[LanguageModel, Sequence[Encoded]], Epoch]] = {
+    PADDED: lambda lm, encoded: trl_epoch(lm, encoded, packing=False),
+    BFD: lambda lm, encoded: trl_epoch(lm, encoded, packing=True),
+    OURS: openflan_epoch,
+}
+
+
+# Loss and gradient of a few examples by every engine.
+
+Gradient = dict[str, torch.Tensor]
+
+
+def one_by_one(lm: LanguageModel, encoded: Sequence[Encoded]) -> tuple[float, Gradient]:
+    """Plain transformers, an example at a time: mean loss of all target tokens, and its gradient."""
+    model: Any = lm.model.train()
+    targets = sum(len(e.target_ids) for e in encoded)
+    total = 0.0
+    for e in encoded:
+        ids = torch.tensor([[*e.prompt_ids, *e.target_ids]])
+        logits = model(ids, use_cache=False).logits[0, len(e.prompt_ids) - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(e.target_ids), reduction="sum") / targets
+        loss.backward()
+        total += loss.item()
+    return total, taken(model)
+
+
+def taken(model: Any) -> Gradient:
+    """The model's gradient, which it no longer has after this."""
+    found = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def trl_gradient(lm: LanguageModel, encoded: Sequence[Encoded], *, packing: bool) -> tuple[float, Gradient]:
+    """TRL's loss of all examples in one batch: one packed row, or padded."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = sft_trainer(lm, as_dataset(encoded), packing=packing, folder=folder)
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        trainer.model.train()
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+    return loss.item(), taken(lm.model)
+
+
+def openflan_gradient(lm: LanguageModel, encoded: Sequence[Encoded]) -> tuple[float, Gradient]:
+    lm.model.train()
+    return backward(lm.model, pack(encoded, ROW_LENGTH), forward_tokens=ROW_LENGTH), taken(lm.model)
+
+
+def agreement(folder: Path, encoded: Sequence[Encoded]) -> dict[str, tuple[float, float]]:
+    """Of each engine: how far loss and gradient (norm of the difference over the norm) are from one at a time."""
+
+    def fresh() -> LanguageModel:
+        return load_model(str(folder), device="cpu")
+
+    loss, alone = one_by_one(fresh(), encoded)
+    norm = sum(float(g.double().square().sum()) for g in alone.values()) ** 0.5
+    found: dict[str, tuple[float, float]] = {}
+    for name, gradient in {
+        PADDED: lambda: trl_gradient(fresh(), encoded, packing=False),
+        BFD: lambda: trl_gradient(fresh(), encoded, packing=True),
+        OURS: lambda: openflan_gradient(fresh(), encoded),
+    }.items():
+        its_loss, its = gradient()
+        off = sum(float((its[key] - alone[key]).double().square().sum()) for key in alone) ** 0.5
+        found[name] = (abs(its_loss - loss), off / norm)
+    return found
+
+
+def fitting(encoded: Sequence[Encoded], number: int) -> list[Encoded]:
+    """The first examples that share one row, at most so many."""
+    found: list[Encoded] = []
+    for e in encoded:
+        if len(found) < number and sum(len(f.prompt_ids) + len(f.target_ids) for f in [*found, e]) <= ROW_LENGTH:
+            found.append(e)
+    return found
+
+
+# The sections: each gives plain numbers, and a table is made of them.
+
+
+def measured(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
+    encoded = examples(case.examples, seed=1)
+    tokens = sum(len(e.prompt_ids) + len(e.target_ids) for e in encoded)
+    targets = sum(len(e.target_ids) for e in encoded)
+    epochs: dict[str, list[Epoch]] = {name: [] for name in ENGINES}
+    for epoch in ENGINES.values():  # libraries load and allocate on first use
+        epoch(load_model(str(folder), device="cpu"), encoded[:2])
+    rates: list[float] = []
+    for number in range(rounds):
+        for name, epoch in ENGINES.items():
+            found = epoch(load_model(str(folder), device="cpu"), encoded)
+            if found.target_tokens != targets:
+                raise SystemExit(f"{name} tuned on {found.target_tokens} target tokens of {targets}")
+            epochs[name].append(found)
+            print(f"  round {number + 1}, {name}: {found.seconds:.2f} s", file=sys.stderr, flush=True)
+            gc.collect()
+        rates.append(Machine.measured().default)
+    config: Any = load_model(str(folder), device="cpu").model
+    head = config.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for p in config.model.layers.parameters() if p.ndim == 2)
+    return {
+        "examples": case.examples,
+        "tokens": tokens,
+        "target_tokens": targets,
+        "gigaflops": rates,
+        "floor_seconds": (6 * body * tokens + 6 * head * targets) / statistics.median(rates) / 1e9,
+        "engines": {
+            name: {
+                "seconds": [epoch.seconds for epoch in found],
+                "tokens": found[0].tokens,
+                "steps": found[0].steps,
+            }
+            for name, found in epochs.items()
+        },
+        "compared": len(fitting(encoded, case.compared)),
+        "agreement": agreement(folder, fitting(encoded, case.compared)) if case.compared else {},
+    }
+
+
+def case_table(case: Case, found: dict[str, Any]) -> str:
+    targets = found["target_tokens"]
+    medians = {name: statistics.median(engine["seconds"]) for name, engine in found["engines"].items()}
+    gigaflops = " ".join(f"{value:.1f}" for value in found["gigaflops"])
+    lines = [
+        f"### {case.title}",
+        "",
+        f"{found['examples']} examples, {found['tokens']:,} tokens, {targets:,} of them targets. Floor: "
+        f"{found['floor_seconds']:.2f} s. GFLOP/s after each round: {gigaflops}.",
+        "",
+        "| engine | target tokens/s | CPU s, all rounds | x TRL padded | x TRL bfd | tokens fed | steps | of floor |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, engine in found["engines"].items():
+        rounds = " ".join(f"{seconds:.2f}" for seconds in engine["seconds"])
+        lines.append(
+            f"| {name} | {targets / medians[name]:.2f} | {rounds} | {medians[PADDED] / medians[name]:.2f} | "
+            f"{medians[BFD] / medians[name]:.2f} | {engine['tokens']:,} | {engine['steps']} | "
+            f"{found['floor_seconds'] / medians[name]:.0%} |"
+        )
+    if found["agreement"]:
+        lines += [
+            "",
+            f"Loss and gradient of {found['compared']} examples, against plain transformers with an example at a time:",
+            "",
+            "| engine | loss differs by, nats | gradient differs by, of its norm |",
+            "|---|---|---|",
+            *(f"| {name} | {loss:.1e} | {grad:.1e} |" for name, (loss, grad) in found["agreement"].items()),
+        ]
+    return "\n".join([*lines, ""])
+
+
+# Peak memory: each engine in a process of its own, above what the loaded model takes.
+
+
+def memory_of(engine: str, folder: Path, number: int) -> float:
+    """MiB over the loaded model at the peak of an epoch, gradients and optimizer included."""
+    import trl  # loaded on all sides, so that its size is not counted
+
+    _ = trl.SFTTrainer, trl.SFTConfig
+    lm = load_model(str(folder), device="cpu")
+    for parameter in lm.model.parameters():  # weights are mapped files: all of them in memory before counting
+        parameter.data = parameter.data.clone()
+    gc.collect()
+    forget_peak()  # so far it is that of loading
+    before = mebibytes("VmRSS")
+    ENGINES[engine](lm, examples(number, seed=1))
+    return mebibytes("VmHWM") - before
+
+
+def memory_table(found: dict[str, Any]) -> str:
+    ours = found["mebibytes"][OURS]
+    return "\n".join(
+        [
+            "### Peak memory over the loaded model, tuning model S",
+            "",
+            f"{found['examples']} examples; MiB of resident memory, each engine in a process of its own; "
+            f"gradients and AdamW's state, {found['state']:.0f} MiB in every engine, are included.",
+            "",
+            "| engine | MiB | x openflan |",
+            "|---|---|---|",
+            *(f"| {name} | {value:.0f} | {value / ours:.2f} |" for name, value in found["mebibytes"].items()),
+            "",
+        ]
+    )
+
+
+# Preparation: from rows in memory to packed rows of tokens.
+
+
+def openflan_preparation(lm: LanguageModel, source: Sequence[Row]) -> list[PackedRow]:
+    """Rendered, encoded and packed block by block, as a mixture does it."""
+    task = invented_task()
+    drawn = [(row, template) for row in read_columns(task, source, Ledger()) for template in task.templates]
+    packed: list[PackedRow] = []
+    for at in range(0, len(drawn), BLOCK):
+        rendered = [render(task, row, template) for row, template in drawn[at : at + BLOCK]]
+        encoded = encode(rendered, lm.tokenizer, PromptFormat(), Lengths(), Ledger(), context=ROW_LENGTH)
+        packed += pack(encoded, ROW_LENGTH)
+    return packed
+
+
+def trl_preparation(lm: LanguageModel, dataset: Any, compiled: dict[str, Any]) -> Any:
+    """One `Dataset.map` with templates compiled before, then the trainer's own steps: EOS, tokens, labels, packing."""
+
+    def rendered(row: dict[str, Any]) -> dict[str, str]:
+        inputs = compiled[row["template"]].render(**row, options_=options_block(row["options"]))
+        return {"prompt": inputs + "\n", "completion": row["options"][row["label"]]}
+
+    texts = dataset.map(rendered, remove_columns=dataset.column_names)
+    with tempfile.TemporaryDirectory() as folder:
+        return sft_trainer(lm, texts, packing=True, folder=folder).train_dataset
+
+
+def preparation(folder: Path, number: int, rounds: int) -> dict[str, Any]:
+    from datasets import Dataset
+    from jinja2 import Environment
+
+    lm = load_model(str(folder), device="cpu")
+    source = rows(Words(0), number, seed=1)
+    dataset = Dataset.from_list([{**row.fields, "template": name} for row in source for name in TEMPLATES])
+    environment = Environment(keep_trailing_newline=True)
+    environment.filters["trimmable"] = lambda text: text
+    compiled = {name: environment.from_string(text) for name, text in TEMPLATES.items()}
+    task, backend = invented_task(), lm.tokenizer.backend_tokenizer
+    shown = [render(task, row, template) for row in read_columns(task, source, Ledger()) for template in task.templates]
+    texts = [PromptFormat().of(e) + e.targets for e in shown]
+
+    def alone() -> None:
+        for at in range(0, len(texts), BLOCK):
+            backend.encode_batch_fast(texts[at : at + BLOCK], add_special_tokens=False)
+
+    paths: dict[str, Callable[[], Any]] = {
+        "Dataset.map + SFTTrainer": lambda: trl_preparation(lm, dataset, compiled),
+        "openflan": lambda: openflan_preparation(lm, source),
+        "tokenizer alone, each text once": alone,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    made: dict[str, Any] = {}
+    for round_number in range(rounds):
+        for name, path in paths.items():
+            made[name], spent = cpu_seconds(path)
+            seconds[name].append(spent)
+            print(f"  round {round_number + 1}, {name}: {spent:.2f} s", file=sys.stderr, flush=True)
+    theirs, ours = trl_segments(made["Dataset.map + SFTTrainer"]), our_segments(made["openflan"])
+    tokens = sum(map(len, ours.elements()))
+    return {
+        "examples": len(texts),
+        "tokens": tokens,
+        "differ": (theirs - ours).total() + (ours - theirs).total(),
+        "seconds": seconds,
+        "fill": {name: tokens / len(packed) / ROW_LENGTH for name, packed in made.items() if packed is not None},
+    }
+
+
+Segments = Counter[tuple[tuple[int, bool], ...]]
+"""How often each example occurs, as tokens and whether they are targets'."""
+
+
+def our_segments(packed: Sequence[PackedRow]) -> Segments:
+    found: Segments = Counter()
+    for row in packed:
+        pairs = zip(row.input_ids.tolist(), row.target_mask.tolist(), strict=True)
+        found.update(tuple(islice(pairs, int(length))) for length in row.segment_lengths)
+    return found
+
+
+def trl_segments(packed: Any) -> Segments:
+    found: Segments = Counter()
+    for row in packed:
+        pairs = zip(row["input_ids"], (label != -100 for label in row["labels"]), strict=True)
+        found.update(tuple(islice(pairs, length)) for length in row["seq_lengths"])
+    return found
+
+
+def preparation_table(found: dict[str, Any]) -> str:
+    medians = {name: statistics.median(seconds) for name, seconds in found["seconds"].items()}
+    slowest = medians["Dataset.map + SFTTrainer"]
+    same = "the same tokens and targets" if not found["differ"] else f"{found['differ']} segments differ"
+    lines = [
+        "### Preparation",
+        "",
+        f"{found['examples']:,} examples, {found['tokens']:,} tokens, from rows in memory to packed rows of at most "
+        f"{ROW_LENGTH} tokens. Examples of both: {same}.",
+        "",
+        "| path | examples/s, median | CPU s, all rounds | x Dataset.map + SFTTrainer | rows filled |",
+        "|---|---|---|---|---|",
+    ]
+    for name, seconds in found["seconds"].items():
+        rounds = " ".join(f"{value:.2f}" for value in seconds)
+        fill = f"{found['fill'][name]:.1%}" if name in found["fill"] else ""
+        rate = found["examples"] / medians[name]
+        lines.append(f"| {name} | {rate:,.0f} | {rounds} | {slowest / medians[name]:.2f} | {fill} |")
+    return "\n".join([*lines, ""])
+
+
+# The command.
+
+
+def quiet() -> None:
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    logging.basicConfig(level=logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    datasets.disable_caching()  # a second round would only read what the first one wrote
+
+
+def section(key: str, models: Path, rounds: int, core: int, scale: float) -> tuple[str, dict[str, Any]]:
+    """One section's table and numbers, measured in a process of its own with the allocator's settings it names."""
+    allocator = CASES[key].allocator if key in CASES else {}
+    if key == MEMORY:
+        found = memory(models, core, scale)
+        return memory_table(found), found
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = ["--part", key, "--result", str(result), "--rounds", str(rounds), "--scale", str(scale)]
+        started(command, models, core, allocator)
+        found = json.loads(result.read_text(encoding="utf-8"))
+    return case_table(CASES[key], found) if key in CASES else preparation_table(found), found
+
+
+def started(command: list[str], models: Path, core: int, allocator: dict[str, str]) -> None:
+    """This file once more, with those options."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, __file__, *command, "--models", str(models), "--core", str(core)]
+    subprocess.run(command, env=clean | allocator, check=True, stdout=sys.stderr)
+
+
+def memory(models: Path, core: int, scale: float) -> dict[str, Any]:
+    found: dict[str, float] = {}
+    for engine in ENGINES:
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "result.json"
+            command = ["--part", MEMORY, "--memory-of", engine, "--result", str(result), "--scale", str(scale)]
+            started(command, models, core, {})
+            found[engine] = json.loads(result.read_text(encoding="utf-8"))["mebibytes"]
+    parameters = sum(p.numel() for p in load_model(str(models / "S"), device="cpu").model.parameters())
+    return {"examples": scaled(12, scale), "state": 3 * 4 * parameters / 2**20, "mebibytes": found}
+
+
+def scaled(number: int, scale: float) -> int:
+    return max(4, int(number * scale))
+
+
+def part(given: argparse.Namespace) -> dict[str, Any]:
+    """What one process measures."""
+    if given.memory_of:
+        return {"mebibytes": memory_of(given.memory_of, given.models / "S", scaled(12, given.scale))}
+    if given.part == PREPARATION:
+        found = preparation(given.models / "S", scaled(2_000, given.scale), given.rounds)
+    else:
+        case = CASES[given.part]
+        case = dataclasses.replace(case, examples=scaled(case.examples, given.scale))
+        found = measured(case, given.models / case.model, given.rounds)
+    return found | {"conditions": conditions(PACKAGES)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="sections to measure; all of them")
+    parser.add_argument("--rounds", type=int, default=3, help="times every engine takes its turn")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file too")
+    parser.add_argument("--quick", action="store_true", help="a few examples, one round; prints, and writes nothing")
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="core to be pinned to")
+    parser.add_argument("--models", type=Path, default=ROOT / "runs" / "benchmark-models", help="where models are made")
+    parser.add_argument("--scale", type=float, default=1.0, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=SECTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=list(ENGINES), help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    pin(given.core)
+    quiet()
+    if given.part:
+        given.result.write_text(json.dumps(part(given)), encoding="utf-8")
+        return
+    words = Words(0)
+    for size in ("S", "M"):
+        build_model(given.models / size, size, words)
+    scale, rounds = (0.2, 1) if given.quick else (given.scale, given.rounds)
+    numbers: dict[str, Any] = {}
+    for key in given.only or SECTIONS:
+        print(key, file=sys.stderr, flush=True)
+        before = os.getloadavg()[0]
+        table, found = section(key, given.models, rounds, given.core, scale)
+        after = os.getloadavg()[0]
+        load = f"Load average over a minute, on {os.cpu_count()} cores: {before:.1f} before, {after:.1f} after."
+        numbers[key] = found
+        text = f"{table}\n{found.get('conditions') or conditions(PACKAGES)} {load}"
+        print(text, flush=True)
+        if not given.quick:
+            write_section(key, text)
+    if given.json:
+        given.json.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
