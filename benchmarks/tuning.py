@@ -22,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,9 +30,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from measure import ROOT, Machine, conditions, cpu_seconds, forget_peak, mebibytes, pin, write_section
 from scoring_workload import Words, build_model
+from tuning_engines import (
+    BFD,
+    OURS,
+    PADDED,
+    Epoch,
+    Setting,
+    agreement,
+    fitting,
+    openflan_epoch,
+    sft_trainer,
+    trl_epoch,
+)
 from tuning_workload import TEMPLATES, examples, invented_task, rows
 
 from openflan.encoding.encode import Encoded, encode
@@ -43,20 +53,18 @@ from openflan.ledger import Ledger
 from openflan.models.load import LanguageModel, load_model
 from openflan.rendering.render import options_block, read_columns, render
 from openflan.sources.read import Row
-from openflan.tuning.loss import backward, forward_passes
-from openflan.tuning.settings import TuningSettings
-from openflan.tuning.tune import StepReport, tune
 
 PACKAGES = ("torch", "transformers", "trl", "datasets", "tokenizers", "openflan")
-ROW_LENGTH = 1024
-BATCH = 8
-"""Examples of a step of the padded trainer."""
 BLOCK = 1024
 """Examples our mixture encodes and packs together."""
-LR = 1e-5
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_TOP_PAD_": "67108864"}
 """glibc keeps freed memory: large temporaries cost no page faults, which would slow TRL more than us."""
-PADDED, BFD, OURS = f"TRL, padded, batch {BATCH}", f"TRL, packing bfd {ROW_LENGTH}", f"openflan, rows of {ROW_LENGTH}"
+SETTING = Setting()
+ENGINES: dict[str, Callable[[LanguageModel, Sequence[Encoded]], Epoch]] = {
+    PADDED: lambda lm, encoded: trl_epoch(lm, encoded, SETTING, packing=False),
+    BFD: lambda lm, encoded: trl_epoch(lm, encoded, SETTING, packing=True),
+    OURS: lambda lm, encoded: openflan_epoch(lm, encoded, SETTING),
+}
 
 
 @dataclass(frozen=True)
@@ -80,201 +88,6 @@ MEMORY, PREPARATION = "tuning-memory", "tuning-preparation"
 SECTIONS = [*CASES, MEMORY, PREPARATION]
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the examples."""
-
-    seconds: float
-    """CPU"""
-    tokens: int
-    """fed to the model, padding included"""
-    target_tokens: int
-    steps: int
-
-
-def openflan_epoch(lm: LanguageModel, encoded: Sequence[Encoded]) -> Epoch:
-    """Our `tune`, from its asking for the first block to the end of the last step."""
-    # A first row of the next block that fills a step, so that none of it shares a step with this epoch.
-    after = Encoded("after", "0", "one", (100,) * (ROW_LENGTH - 1), (100,))
-    steps = len(list(forward_passes(pack(encoded, ROW_LENGTH), ROW_LENGTH)))
-    settings = TuningSettings(
-        steps=steps,
-        tokens_per_step=ROW_LENGTH,
-        row_length=ROW_LENGTH,
-        forward_tokens=ROW_LENGTH,
-        optimizer="adamw",
-        lr=LR,
-        checkpoint_every=steps + 1,
-        log_every=1,
-    )
-    started = ended = 0.0
-    reports: list[StepReport] = []
-
-    def blocks(number: int) -> Sequence[Encoded]:
-        nonlocal started
-        if number == 0:
-            started = time.process_time()
-        return encoded if number == 0 else [after]
-
-    def report(step: StepReport) -> None:
-        nonlocal ended
-        ended = time.process_time()
-        reports.append(step)
-
-    with tempfile.TemporaryDirectory() as folder:
-        tune(lm, blocks, settings, Path(folder), report=report, in_place=True)
-    tokens, targets = sum(step.tokens for step in reports), sum(step.target_tokens for step in reports)
-    return Epoch(ended - started, tokens, targets, len(reports))
-
-
-def sft_trainer(lm: LanguageModel, dataset: Any, *, packing: bool, folder: str, callbacks: Sequence[Any] = ()) -> Any:
-    from trl import SFTConfig, SFTTrainer
-
-    config = SFTConfig(
-        output_dir=folder,
-        max_length=ROW_LENGTH,
-        packing=packing,
-        per_device_train_batch_size=1 if packing else BATCH,
-        num_train_epochs=1,
-        learning_rate=LR,
-        lr_scheduler_type="constant",
-        optim="adamw_torch_fused",
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=10,
-        disable_tqdm=True,
-    )
-    return SFTTrainer(
-        model=lm.model, args=config, train_dataset=dataset, processing_class=lm.tokenizer, callbacks=list(callbacks)
-    )
-
-
-def as_dataset(encoded: Sequence[Encoded]) -> Any:
-    """Tokenized already, targets alone labelled: the trainer then only packs or pads."""
-    from datasets import Dataset
-
-    return Dataset.from_list(
-        [
-            {
-                "input_ids": [*e.prompt_ids, *e.target_ids],
-                "labels": [-100] * len(e.prompt_ids) + list(e.target_ids),
-            }
-            for e in encoded
-        ]
-    )
-
-
-def trl_epoch(lm: LanguageModel, encoded: Sequence[Encoded], *, packing: bool) -> Epoch:
-    """TRL's trainer, from the beginning of the epoch to the end of its last step; packing itself is left out."""
-    from transformers import TrainerCallback
-
-    started = ended = 0.0
-    fed: list[tuple[int, int]] = []
-
-    class Clock(TrainerCallback):
-        def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
-            nonlocal started
-            started = time.process_time()
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            nonlocal ended
-            ended = time.process_time()
-
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = sft_trainer(lm, as_dataset(encoded), packing=packing, folder=folder, callbacks=[Clock()])
-        collate = trainer.data_collator
-
-        def counted(rows: Any) -> Any:
-            batch = collate(rows)
-            fed.append((batch["input_ids"].numel(), int((batch["labels"] != -100).sum())))
-            return batch
-
-        trainer.data_collator = counted
-        trainer.train()
-    return Epoch(ended - started, sum(n for n, _ in fed), sum(n for _, n in fed), len(fed))
-
-
-ENGINES: dict[str, Callable[[LanguageModel, Sequence[Encoded]], Epoch]] = {
-    PADDED: lambda lm, encoded: trl_epoch(lm, encoded, packing=False),
-    BFD: lambda lm, encoded: trl_epoch(lm, encoded, packing=True),
-    OURS: openflan_epoch,
-}
-
-
-# Loss and gradient of a few examples by every engine.
-
-Gradient = dict[str, torch.Tensor]
-
-
-def one_by_one(lm: LanguageModel, encoded: Sequence[Encoded]) -> tuple[float, Gradient]:
-    """Plain transformers, an example at a time: mean loss of all target tokens, and its gradient."""
-    model: Any = lm.model.train()
-    targets = sum(len(e.target_ids) for e in encoded)
-    total = 0.0
-    for e in encoded:
-        ids = torch.tensor([[*e.prompt_ids, *e.target_ids]])
-        logits = model(ids, use_cache=False).logits[0, len(e.prompt_ids) - 1 : -1]
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(e.target_ids), reduction="sum") / targets
-        loss.backward()
-        total += loss.item()
-    return total, taken(model)
-
-
-def taken(model: Any) -> Gradient:
-    """The model's gradient, which it no longer has after this."""
-    found = {name: p.grad for name, p in model.named_parameters()}
-    model.zero_grad(set_to_none=True)
-    return found
-
-
-def trl_gradient(lm: LanguageModel, encoded: Sequence[Encoded], *, packing: bool) -> tuple[float, Gradient]:
-    """TRL's loss of all examples in one batch: one packed row, or padded."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = sft_trainer(lm, as_dataset(encoded), packing=packing, folder=folder)
-        batch = trainer.data_collator(list(trainer.train_dataset))
-        trainer.model.train()
-        loss = trainer.compute_loss(trainer.model, batch)
-        loss.backward()
-    return loss.item(), taken(lm.model)
-
-
-def openflan_gradient(lm: LanguageModel, encoded: Sequence[Encoded]) -> tuple[float, Gradient]:
-    lm.model.train()
-    return backward(lm.model, pack(encoded, ROW_LENGTH), forward_tokens=ROW_LENGTH), taken(lm.model)
-
-
-def agreement(folder: Path, encoded: Sequence[Encoded]) -> dict[str, tuple[float, float]]:
-    """Of each engine: how far loss and gradient (norm of the difference over the norm) are from one at a time."""
-
-    def fresh() -> LanguageModel:
-        return load_model(str(folder), device="cpu")
-
-    loss, alone = one_by_one(fresh(), encoded)
-    norm = sum(float(g.double().square().sum()) for g in alone.values()) ** 0.5
-    found: dict[str, tuple[float, float]] = {}
-    for name, gradient in {
-        PADDED: lambda: trl_gradient(fresh(), encoded, packing=False),
-        BFD: lambda: trl_gradient(fresh(), encoded, packing=True),
-        OURS: lambda: openflan_gradient(fresh(), encoded),
-    }.items():
-        its_loss, its = gradient()
-        off = sum(float((its[key] - alone[key]).double().square().sum()) for key in alone) ** 0.5
-        found[name] = (abs(its_loss - loss), off / norm)
-    return found
-
-
-def fitting(encoded: Sequence[Encoded], number: int) -> list[Encoded]:
-    """The first examples that share one row, at most so many."""
-    found: list[Encoded] = []
-    for e in encoded:
-        if len(found) < number and sum(len(f.prompt_ids) + len(f.target_ids) for f in [*found, e]) <= ROW_LENGTH:
-            found.append(e)
-    return found
-
-
 # The sections: each gives plain numbers, and a table is made of them.
 
 
@@ -295,9 +108,10 @@ def measured(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
             print(f"  round {number + 1}, {name}: {found.seconds:.2f} s", file=sys.stderr, flush=True)
             gc.collect()
         rates.append(Machine.measured().default)
-    config: Any = load_model(str(folder), device="cpu").model
-    head = config.get_output_embeddings().weight.numel()
-    body = sum(p.numel() for p in config.model.layers.parameters() if p.ndim == 2)
+    model: Any = load_model(str(folder), device="cpu").model
+    head = model.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for p in model.model.layers.parameters() if p.ndim == 2)
+    few = fitting(encoded, case.compared, SETTING.row_length)
     return {
         "examples": case.examples,
         "tokens": tokens,
@@ -312,8 +126,8 @@ def measured(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
             }
             for name, found in epochs.items()
         },
-        "compared": len(fitting(encoded, case.compared)),
-        "agreement": agreement(folder, fitting(encoded, case.compared)) if case.compared else {},
+        "compared": len(few),
+        "agreement": agreement(lambda: load_model(str(folder), device="cpu"), few, SETTING) if few else {},
     }
 
 
@@ -394,8 +208,8 @@ def openflan_preparation(lm: LanguageModel, source: Sequence[Row]) -> list[Packe
     packed: list[PackedRow] = []
     for at in range(0, len(drawn), BLOCK):
         rendered = [render(task, row, template) for row, template in drawn[at : at + BLOCK]]
-        encoded = encode(rendered, lm.tokenizer, PromptFormat(), Lengths(), Ledger(), context=ROW_LENGTH)
-        packed += pack(encoded, ROW_LENGTH)
+        encoded = encode(rendered, lm.tokenizer, PromptFormat(), Lengths(), Ledger(), context=SETTING.row_length)
+        packed += pack(encoded, SETTING.row_length)
     return packed
 
 
@@ -408,7 +222,7 @@ def trl_preparation(lm: LanguageModel, dataset: Any, compiled: dict[str, Any]) -
 
     texts = dataset.map(rendered, remove_columns=dataset.column_names)
     with tempfile.TemporaryDirectory() as folder:
-        return sft_trainer(lm, texts, packing=True, folder=folder).train_dataset
+        return sft_trainer(lm, texts, SETTING, packing=True, folder=folder).train_dataset
 
 
 def preparation(folder: Path, number: int, rounds: int) -> dict[str, Any]:
@@ -448,7 +262,9 @@ def preparation(folder: Path, number: int, rounds: int) -> dict[str, Any]:
         "tokens": tokens,
         "differ": (theirs - ours).total() + (ours - theirs).total(),
         "seconds": seconds,
-        "fill": {name: tokens / len(packed) / ROW_LENGTH for name, packed in made.items() if packed is not None},
+        "fill": {
+            name: tokens / len(packed) / SETTING.row_length for name, packed in made.items() if packed is not None
+        },
     }
 
 
@@ -480,7 +296,7 @@ def preparation_table(found: dict[str, Any]) -> str:
         "### Preparation",
         "",
         f"{found['examples']:,} examples, {found['tokens']:,} tokens, from rows in memory to packed rows of at most "
-        f"{ROW_LENGTH} tokens. Examples of both: {same}.",
+        f"{SETTING.row_length} tokens. Examples of both: {same}.",
         "",
         "| path | examples/s, median | CPU s, all rounds | x Dataset.map + SFTTrainer | rows filled |",
         "|---|---|---|---|---|",
