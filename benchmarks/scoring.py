@@ -94,7 +94,7 @@ def ours(lm: LanguageModel, items: list[Item], costs: list[ScoringCost]) -> list
 def harness(lm: LanguageModel, items: list[Item], batch: int) -> list[list[float]]:
     from lm_eval.models.huggingface import HFLM
 
-    other = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch, device="cpu")
+    other = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch, device=lm.device.type)
     pairs = [SimpleNamespace(args=(item.inputs, option)) for item in items for option in item.options]
     values = iter(other.loglikelihood(pairs, disable_tqdm=True))
     return [[next(values)[0] for _ in item.options] for item in items]

@@ -77,12 +77,13 @@ class Case:
     compared: int
     """So many examples' loss and gradient are compared with those of an example at a time."""
     allocator: dict[str, str]
+    engines: tuple[str, ...] = tuple(ENGINES)
 
 
 CASES = {
     "tuning-S": Case("Tuning, model S", "S", 30, 6, KEPT),
-    "tuning-S-malloc": Case("Tuning, model S, glibc's allocator as it comes", "S", 30, 0, {}),
-    "tuning-M": Case("Tuning, model M", "M", 12, 4, KEPT),
+    "tuning-S-malloc": Case("Tuning, model S, glibc's allocator as it comes", "S", 30, 0, {}, (BFD, OURS)),
+    "tuning-M": Case("Tuning, model M", "M", 12, 4, KEPT, (BFD, OURS)),
 }
 MEMORY, PREPARATION = "tuning-memory", "tuning-preparation"
 SECTIONS = [*CASES, MEMORY, PREPARATION]
@@ -95,12 +96,13 @@ def measured(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
     encoded = examples(case.examples, seed=1)
     tokens = sum(len(e.prompt_ids) + len(e.target_ids) for e in encoded)
     targets = sum(len(e.target_ids) for e in encoded)
-    epochs: dict[str, list[Epoch]] = {name: [] for name in ENGINES}
-    for epoch in ENGINES.values():  # libraries load and allocate on first use
+    engines = {name: ENGINES[name] for name in case.engines}
+    epochs: dict[str, list[Epoch]] = {name: [] for name in engines}
+    for epoch in engines.values():  # libraries load and allocate on first use
         epoch(load_model(str(folder), device="cpu"), encoded[:2])
     rates: list[float] = []
     for number in range(rounds):
-        for name, epoch in ENGINES.items():
+        for name, epoch in engines.items():
             found = epoch(load_model(str(folder), device="cpu"), encoded)
             if found.target_tokens != targets:
                 raise SystemExit(f"{name} tuned on {found.target_tokens} target tokens of {targets}")
@@ -131,26 +133,44 @@ def measured(case: Case, folder: Path, rounds: int) -> dict[str, Any]:
     }
 
 
+def row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def case_table(case: Case, found: dict[str, Any]) -> str:
     targets = found["target_tokens"]
     medians = {name: statistics.median(engine["seconds"]) for name, engine in found["engines"].items()}
     gigaflops = " ".join(f"{value:.1f}" for value in found["gigaflops"])
+    peers = [name for name in (PADDED, BFD) if name in medians]
+    titles = [
+        "engine",
+        "target tokens/s",
+        "CPU s, all rounds",
+        *(f"x {name}" for name in peers),
+        "tokens fed",
+        "steps",
+        "of floor",
+    ]
     lines = [
         f"### {case.title}",
         "",
         f"{found['examples']} examples, {found['tokens']:,} tokens, {targets:,} of them targets. Floor: "
         f"{found['floor_seconds']:.2f} s. GFLOP/s after each round: {gigaflops}.",
         "",
-        "| engine | target tokens/s | CPU s, all rounds | x TRL padded | x TRL bfd | tokens fed | steps | of floor |",
-        "|---|---|---|---|---|---|---|---|",
+        row(titles),
+        row(["---"] * len(titles)),
     ]
     for name, engine in found["engines"].items():
-        rounds = " ".join(f"{seconds:.2f}" for seconds in engine["seconds"])
-        lines.append(
-            f"| {name} | {targets / medians[name]:.2f} | {rounds} | {medians[PADDED] / medians[name]:.2f} | "
-            f"{medians[BFD] / medians[name]:.2f} | {engine['tokens']:,} | {engine['steps']} | "
-            f"{found['floor_seconds'] / medians[name]:.0%} |"
-        )
+        cells = [
+            name,
+            f"{targets / medians[name]:.2f}",
+            " ".join(f"{seconds:.2f}" for seconds in engine["seconds"]),
+            *(f"{medians[peer] / medians[name]:.2f}" for peer in peers),
+            f"{engine['tokens']:,}",
+            str(engine["steps"]),
+            f"{found['floor_seconds'] / medians[name]:.0%}",
+        ]
+        lines.append(row(cells))
     if found["agreement"]:
         lines += [
             "",
@@ -274,9 +294,9 @@ Segments = Counter[tuple[tuple[int, bool], ...]]
 
 def our_segments(packed: Sequence[PackedRow]) -> Segments:
     found: Segments = Counter()
-    for row in packed:
-        pairs = zip(row.input_ids.tolist(), row.target_mask.tolist(), strict=True)
-        found.update(tuple(islice(pairs, int(length))) for length in row.segment_lengths)
+    for one in packed:
+        pairs = zip(one.input_ids.tolist(), one.target_mask.tolist(), strict=True)
+        found.update(tuple(islice(pairs, int(length))) for length in one.segment_lengths)
     return found
 
 
@@ -402,7 +422,7 @@ def main() -> None:
         table, found = section(key, given.models, rounds, given.core, scale)
         after = os.getloadavg()[0]
         load = f"Load average over a minute, on {os.cpu_count()} cores: {before:.1f} before, {after:.1f} after."
-        numbers[key] = found
+        numbers[key] = found | {"load": [before, after]}
         text = f"{table}\n{found.get('conditions') or conditions(PACKAGES)} {load}"
         print(text, flush=True)
         if not given.quick:
