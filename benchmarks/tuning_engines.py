@@ -53,8 +53,13 @@ class Setting:
         return self.row_length * self.rows_per_step
 
 
-def openflan_epoch(lm: LanguageModel, encoded: Sequence[Encoded], setting: Setting) -> Epoch:
-    """Our `tune`, from its asking for the first block to the end of the last step."""
+def openflan_epoch(
+    lm: LanguageModel, encoded: Sequence[Encoded], setting: Setting, folder: Path | None = None
+) -> Epoch:
+    """Our `tune`, from its asking for the first block to the end of the last step.
+
+    folder: where it writes, which processes of one run must share; one that is gone afterwards where none is given.
+    """
     # What follows the epoch: rows that fill what room its last step has left, none where a step is one row.
     after = Encoded("after", "0", "one", (100,) * (setting.row_length - 1), (100,))
     # `tune` fills a step by the same rule as a forward pass.
@@ -84,8 +89,8 @@ def openflan_epoch(lm: LanguageModel, encoded: Sequence[Encoded], setting: Setti
         ended = setting.clock()
         reports.append(step)
 
-    with tempfile.TemporaryDirectory() as folder:
-        tune(lm, blocks, settings, Path(folder), report=report, in_place=True)
+    with tempfile.TemporaryDirectory() as passing:
+        tune(lm, blocks, settings, folder or Path(passing), report=report, in_place=True)
     tokens, targets = sum(step.tokens for step in reports), sum(step.target_tokens for step in reports)
     following = (tokens - sum(len(e.prompt_ids) + len(e.target_ids) for e in encoded)) // setting.row_length
     return Epoch(ended - started, tokens, targets - following, len(reports))

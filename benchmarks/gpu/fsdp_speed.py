@@ -8,6 +8,7 @@ model, which the others are compared with. With --tiny two processes on the CPU,
 
 import argparse
 import dataclasses
+import sys
 from typing import Any
 
 import torch
@@ -42,15 +43,16 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         device = world.device or device_of(given)
         operations = 0.0
 
-        def epoch() -> float:
+        def epoch(number: int) -> float:
             nonlocal operations
+            folder = given.result.parent / str(number) if given.result else None
             lm = random_model("tiny" if given.tiny else given.shape, device, torch.float32)
             operations = needed_operations(lm.model, lengths, targets)  # before the weights are sharded
-            return openflan_epoch(lm, encoded, setting).seconds
+            return openflan_epoch(lm, encoded, setting, folder).seconds
 
-        epoch()
+        epoch(0)
         forget_peak()
-        seconds = [epoch() for _ in range(given.rounds)]
+        seconds = [epoch(number) for number in range(1, given.rounds + 1)]
         peaks: list[Any] = [peak_mebibytes()]
         if world.size > 1:
             peaks *= world.size
@@ -78,7 +80,11 @@ def counts(given: argparse.Namespace) -> list[int]:
 
 
 def launchers(given: argparse.Namespace) -> dict[str, list[str]]:
-    return {str(n): ["torchrun", "--standalone", f"--nproc-per-node={n}"] for n in counts(given) if n > 1}
+    return {
+        str(n): [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+        for n in counts(given)
+        if n > 1
+    }
 
 
 def main() -> None:
