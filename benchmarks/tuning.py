@@ -385,7 +385,7 @@ def part(given: argparse.Namespace) -> dict[str, Any]:
     if given.memory_of:
         return {"mebibytes": memory_of(given.memory_of, given.models / "S", scaled(12, given.scale))}
     if given.part == PREPARATION:
-        found = preparation(given.models / "S", scaled(2_000, given.scale), given.rounds)
+        found = preparation(given.models / "S", scaled(800, given.scale), given.rounds)
     else:
         case = CASES[given.part]
         case = dataclasses.replace(case, examples=scaled(case.examples, given.scale))

@@ -7,6 +7,7 @@ numbers mean nothing, and it writes them down as tiny.
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import json
 import logging
@@ -101,8 +102,7 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Languag
     """The model of that shape; equal seeds give equal weights on one kind of device."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape, tiny = SHAPES[size], size == "tiny"
-    tokenizer = make_tokenizer(Words(SEED), 1000 if tiny else 32_000, texts=20 if tiny else 1500, seed=SEED)
+    shape, tokenizer = SHAPES[size], _tokenizer(size == "tiny")
     config = LlamaConfig(
         **shape.config,
         max_position_embeddings=CONTEXT,
@@ -114,6 +114,11 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Languag
     with device:
         model = LlamaForCausalLM(config).to(dtype)
     return LanguageModel(f"random {size}", model, tokenizer, None, CONTEXT, f"random {size} {SEED}")
+
+
+@functools.cache
+def _tokenizer(tiny: bool) -> Any:
+    return make_tokenizer(Words(SEED), 1000 if tiny else 32_000, texts=20 if tiny else 1500, seed=SEED)
 
 
 def weights(model: Any) -> tuple[int, int]:
