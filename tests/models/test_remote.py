@@ -176,11 +176,9 @@ def test_a_stop_wakes_who_waits(toy: Serving) -> None:
         waiting = pool.submit(endpoint.post, "/completions", PAYLOAD, names=["a"])
         while len(toy.asked()) < 1:
             time.sleep(0.01)
-        started = time.monotonic()
         endpoint.stop()
         with pytest.raises(StoppedError):
-            waiting.result()
-    assert time.monotonic() - started < 5
+            waiting.result(timeout=30)
 
 
 # Limits

@@ -1,6 +1,5 @@
 """Generation against transformers' own, and every way to end."""
 
-import dataclasses
 import inspect
 
 import pytest
@@ -10,17 +9,15 @@ from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError
 from openflan.models.load import LanguageModel
 from openflan.models.soft_prompt import add_soft_prompt
-from openflan.scoring.generate import Generation, GenerationRequest, generate
+from openflan.scoring.generate import Generation, GenerationRequest, _say_slow, generate
 
 from .conftest import CONFIGS, Scripted, byte_tokenizer, tiny
 
 PROMPTS = [(5,), (9, 8, 7, 6, 5, 4, 3), (20, 30, 40), tuple(range(10, 60))]
 REQUESTS = [GenerationRequest(str(index), prompt) for index, prompt in enumerate(PROMPTS)]
 
-WITH_CACHE = [name for name in CONFIGS if name != "mamba"]  # which keeps a state, and no keys and values
 
-
-@pytest.mark.parametrize("architecture", WITH_CACHE)
+@pytest.mark.parametrize("architecture", CONFIGS)
 def test_generation_equals_greedy_generation_of_transformers_one_by_one(architecture):
     lm = tiny(architecture)
     found = generate(lm, REQUESTS, max_new_tokens=12, stops=[])
@@ -32,7 +29,7 @@ def test_generation_equals_greedy_generation_of_transformers_one_by_one(architec
         assert [*one.token_ids, *([1] if one.ended == "eos" else [])] == expected
 
 
-@pytest.mark.parametrize("architecture", WITH_CACHE)
+@pytest.mark.parametrize("architecture", CONFIGS)
 def test_company_in_the_batch_changes_nothing(architecture):
     lm = tiny(architecture)
     together = generate(lm, REQUESTS, max_new_tokens=12)
@@ -40,7 +37,7 @@ def test_company_in_the_batch_changes_nothing(architecture):
     assert together == generate(lm, REQUESTS, max_new_tokens=12, batch_tokens=1)
 
 
-@pytest.mark.parametrize("architecture", WITH_CACHE)
+@pytest.mark.parametrize("architecture", CONFIGS)
 def test_prompts_with_a_common_beginning_and_texts_of_many_lengths(architecture):
     """As few-shot prompts are: long common beginnings, and texts that leave the batch at different times."""
     lm = tiny(architecture)
@@ -64,9 +61,10 @@ def test_prompts_with_a_common_beginning_and_texts_of_many_lengths(architecture)
             assert not cuts and one == full
 
 
-def test_a_model_without_keys_and_values_is_refused_by_name():
-    with pytest.raises(ModelError, match="MambaForCausalLM keeps no keys and values"):
-        generate(tiny("mamba"), REQUESTS, max_new_tokens=2)
+def test_a_model_without_keys_and_values_is_computed_anew_and_says_so(caplog):
+    _say_slow.cache_clear()
+    generate(tiny("mamba"), REQUESTS, max_new_tokens=2)
+    assert caplog.text.count("MambaForCausalLM keeps no keys and values") == 1
 
 
 def test_a_common_beginning_is_computed_once(llama, monkeypatch):
@@ -107,18 +105,6 @@ def test_the_context_bounds_what_is_written(llama):
         generate(llama, [GenerationRequest("a", tuple([5] * 96))])
     with pytest.raises(ModelError, match="two requests"):
         generate(llama, [REQUESTS[0], REQUESTS[0]])
-
-
-def test_a_model_without_a_cache_is_refused(llama):
-    class Forgetful(Scripted):
-        def forward(self, input_ids, attention_mask):
-            found = super().forward(input_ids, attention_mask)
-            found.past_key_values = None
-            return found
-
-    lm = dataclasses.replace(llama, model=Forgetful({5: [6]}, 260))
-    with pytest.raises(ModelError, match="keeps no keys and values"):
-        generate(lm, [GenerationRequest("a", (5,))])
 
 
 # Ways to end

@@ -4,6 +4,7 @@ Takes `GenerationRequest`s, gives `Generation`s. Decoding is this module's own: 
 (temperature, repetition penalty, ...) play no part. Read next: `evaluation/metrics.py`.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -287,6 +288,9 @@ def _continue(lm: "LanguageModel", batch: Sequence[GenerationRequest], rules: _R
     rows = writing
     while True:
         logits, cache = _next(model, ids, mask, cache)
+        if cache is None:
+            _say_slow(type(model).__name__)
+            return [_continue_alone(model, one, device) for one in writing]
         token_ids = logits.argmax(-1)
         chosen: list[int] = cast(Any, token_ids).tolist()
         for one, token_id in zip(rows, chosen, strict=True):
@@ -301,6 +305,22 @@ def _continue(lm: "LanguageModel", batch: Sequence[GenerationRequest], rules: _R
             kept = torch.tensor(going, device=device)
             cache.batch_select_indices(kept)
             ids, mask, rows = ids[kept], mask[kept], [rows[row] for row in going]
+
+
+def _continue_alone(model: Any, writing: _Writing, device: Any) -> Generation:
+    """One prompt by itself, the whole text computed anew for every token: right for every architecture."""
+    import torch
+
+    while writing.ended is None:
+        ids = torch.tensor([[*writing.request.prompt_ids, *writing.token_ids]], device=device)
+        logits, _ = _next(model, ids, torch.ones_like(ids), None)
+        writing.add(int(logits.argmax(-1)))
+    return writing.result()
+
+
+@functools.cache
+def _say_slow(name: str) -> None:
+    log.warning("%s keeps no keys and values: each text is computed anew for every token, which is slower", name)
 
 
 def _shared_beginning(model: Any, prompts: Sequence[Ids], device: Any) -> tuple[int, Any]:
@@ -328,7 +348,10 @@ def _shared_beginning(model: Any, prompts: Sequence[Ids], device: Any) -> tuple[
 
 
 def _next(model: Any, ids: "Tensor", mask: "Tensor", cache: Any) -> "tuple[Tensor, Any]":
-    """Logits after the last of `ids` [B, T], which follow what `cache` holds; `mask` covers both. In float32."""
+    """Logits after the last of `ids` [B, T], which follow what `cache` holds; `mask` covers both. In float32.
+
+    A recurrent model gives no cache: it keeps a state instead, which padding would change.
+    """
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     wanted = {
         "input_ids": ids,
@@ -340,7 +363,4 @@ def _next(model: Any, ids: "Tensor", mask: "Tensor", cache: Any) -> "tuple[Tenso
     }
     accepted = accepted_arguments(model)
     output = model(**{name: value for name, value in wanted.items() if name in accepted})
-    kept = getattr(output, "past_key_values", None)
-    if kept is None:
-        raise ModelError(f"{type(model).__name__} keeps no keys and values, so it cannot generate here")
-    return output.logits[:, -1].float(), kept
+    return output.logits[:, -1].float(), getattr(output, "past_key_values", None)

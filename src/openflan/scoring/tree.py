@@ -33,8 +33,9 @@ PASS_TOKENS = {"cpu": 1024, "cuda": 16_384}
 """More gains nothing on a CPU, where passes of a few hundred tokens run at full speed, and takes memory."""
 KEPT_BYTES = 1 << 28
 """Keys and values kept at one time, unless one text alone needs more."""
-TOLERANCE = {torch.float32: 3e-4, torch.float16: 0.06, torch.bfloat16: 0.3}
-"""Nats for one token. Half precision moves log-probabilities by up to 0.13 between batch sizes of one engine."""
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.06, torch.bfloat16: 0.3}
+"""Nats for one token; wrong masks make 0.1 and more. Rounding in float32 moved the benchmark's model M by 2e-4 in any
+engine, half precision moves log-probabilities by up to 0.13 between batch sizes of one engine."""
 
 NO_INTERFACE = "it does not attend through transformers' attention interface"
 
