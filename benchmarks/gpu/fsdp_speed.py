@@ -9,6 +9,7 @@ model, which the others are compared with. With --tiny two processes on the CPU,
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +25,11 @@ from common import (
     peak_teraflops,
     random_model,
 )
-from openflan.tuning.distributed import joined
+from openflan.tuning.distributed import World, joined
 from tuning_engines import Setting, openflan_epoch
 from tuning_workload import examples
+
+from openflan.models.load import load_model, save_model
 
 SETTING = Setting(row_length=4096, bfloat16=True, clock=clock)
 TINY_SETTING = dataclasses.replace(SETTING, row_length=1024, bfloat16=False)
@@ -42,11 +45,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     with joined() as world:
         device = world.device or device_of(given)
         operations = 0.0
+        base = made(given, world)
 
         def epoch(number: int) -> float:
             nonlocal operations
             folder = given.result.parent / str(number) if given.result else None
-            lm = random_model("tiny" if given.tiny else given.shape, device, torch.float32)
+            lm = load_model(str(base), device=str(device))
             operations = needed_operations(lm.model, lengths, targets)  # before the weights are sharded
             return openflan_epoch(lm, encoded, setting, folder).seconds
 
@@ -69,6 +73,16 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "peak_mebibytes": max(peaks) if None not in peaks else None,
         "peak_teraflops": peak,
     }
+
+
+def made(given: argparse.Namespace, world: World) -> Path:
+    """The untuned model's folder, which sharding needs to put the model together at the end."""
+    folder = (given.result.parent if given.result else given.out) / "base"
+    with world.first_alone():
+        if world.first:
+            lm = random_model("tiny" if given.tiny else given.shape, torch.device("cpu"), torch.float32)
+            save_model(lm, folder, None)
+    return folder
 
 
 def counts(given: argparse.Namespace) -> list[int]:
