@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from openflan.cli.app import app, main
 from tests.catalog.toys import task_toml, write_catalog
 
-VERBS = ("demo", "run", "tune", "evaluate", "score", "render", "mix", "report", "compare", "web", "catalog")
+VERBS = ("demo", "run", "tune", "evaluate", "score", "doctor", "render", "mix", "report", "compare", "web", "catalog")
 
 
 def invoke(*arguments: str) -> Any:

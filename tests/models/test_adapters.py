@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from openflan.models.adapters import LoraSettings, add_lora
-from openflan.models.packed_attention import supports_packing
+from openflan.models.packing import packing_of
 from tests.models.tiny import saved
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -19,7 +19,7 @@ def test_only_the_adapter_is_trainable_and_merging_keeps_the_logits(tmp_path: Pa
     named = dict(adapted.lm.model.named_parameters())
     assert {name.split(".")[-3] for name, p in named.items() if p.requires_grad} == {"lora_A", "lora_B"}
     assert type(adapted.lm.model) is type(base)
-    assert supports_packing(adapted.lm.model) is None
+    assert packing_of(adapted.lm.model).way == "ragged"
     with torch.no_grad():
         for name, p in named.items():
             if "lora_B" in name:

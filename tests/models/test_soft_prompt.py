@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from openflan.encoding import pack
 from openflan.errors import ModelError
 from openflan.models.load import load_model
-from openflan.models.packed_attention import collate, supports_packing, target_logits
+from openflan.models.packed_forward import collate, target_logits
+from openflan.models.packing import packing_of
 from openflan.models.soft_prompt import SoftPromptEmbedding, add_soft_prompt, prepend, save_soft_prompt
 from tests.models.tiny import FAMILIES, VOCABULARY, examples, saved
 
@@ -21,7 +22,7 @@ def test_packed_equals_separate_equals_vectors_by_hand(tmp_path: Path, family: s
     untouched = copy.deepcopy(base.model)
     lm = add_soft_prompt(base, num_tokens=3, seed=5)
     assert lm.prefix_ids == (VOCABULARY, VOCABULARY + 1, VOCABULARY + 2)
-    assert supports_packing(lm.model) is None
+    assert packing_of(lm.model).way == "ragged"
     some = examples(6, longest=10)
     batch = collate(pack(prepend(some, lm.prefix_ids), 24))
     embedding = lm.model.get_input_embeddings()
@@ -29,7 +30,7 @@ def test_packed_equals_separate_equals_vectors_by_hand(tmp_path: Path, family: s
     with torch.no_grad():
         embedding.vectors.mul_(2.0)
         packed = target_logits(lm.model, batch)
-        torch.testing.assert_close(target_logits(lm.model, batch, packed=False), packed, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(target_logits(lm.model, batch, "alone"), packed, rtol=1e-4, atol=1e-4)
         first = batch.input_ids[0, : batch.segments.lengths[0]]
         words = untouched.get_input_embeddings()(first[3:])
         by_hand = untouched(inputs_embeds=torch.cat([embedding.vectors, words])[None]).logits[0]

@@ -45,7 +45,7 @@ def test_target_tokens_weigh_the_same_in_short_and_long_examples() -> None:
 def test_unpacked_and_bfloat16_agree_with_packed_float32() -> None:
     model = tiny()
     loss = backward(model, ROWS, forward_tokens=99)
-    assert backward(model, ROWS, forward_tokens=99, packed=False) == pytest.approx(loss, rel=1e-5)
+    assert backward(model, ROWS, forward_tokens=99, way="alone") == pytest.approx(loss, rel=1e-5)
     assert backward(model, ROWS, forward_tokens=99, bfloat16=True) == pytest.approx(loss, rel=0.05)
 
 

@@ -18,6 +18,7 @@ from openflan.encoding import Encoded, Lengths, PromptFormat, encode
 from openflan.errors import ModelError, RunError
 from openflan.ledger import Ledger
 from openflan.models.load import load_model
+from openflan.models.packing import Packing
 from openflan.rendering.example import Example
 from openflan.tuning import tune as tune_module
 from openflan.tuning.settings import TuningSettings
@@ -143,14 +144,15 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_rows(tmp_path: Path) -> N
     assert found["row_ids"][0].startswith("block0 train/")
 
 
-def test_an_architecture_that_cannot_pack_is_tuned_one_by_one_and_says_so(
+def test_an_architecture_that_cannot_pack_is_tuned_otherwise_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lm = saved(tmp_path / "base")
     tune(lm, blocks, QUICK, tmp_path / "packed")
-    monkeypatch.setattr(tune_module, "supports_packing", lambda model, longest: "no reason")
+    refused = Packing("padded", "Llama", {"ragged": "no reason"})
+    monkeypatch.setattr(tune_module, "packing_of", lambda model, longest: refused)
     tune(lm, blocks, QUICK, tmp_path / "unpacked")
-    assert "no reason; every example takes a forward pass of its own" in caplog.text
+    assert "Llama: not ragged: no reason; examples are not packed" in caplog.text
     ours, theirs = ([s["loss"] for s in steps(tmp_path / name)] for name in ("packed", "unpacked"))
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from openflan.cli import catalog, compare, demo, evaluate, mix, render, report, run, score, tune, web
+from openflan.cli import catalog, compare, demo, doctor, evaluate, mix, render, report, run, score, tune, web
 from openflan.cli.console import err
 from openflan.errors import OpenflanError
 
@@ -23,6 +23,7 @@ app.command("run")(run.run)
 app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
+app.command("doctor")(doctor.doctor)
 app.command("render")(render.render)
 app.command("mix")(mix.mix)
 app.command("report")(report.report)

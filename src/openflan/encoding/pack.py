@@ -1,6 +1,6 @@
 """Several examples in one row, none split, none seeing another.
 
-Takes `Encoded`, gives `PackedRow`: ragged rows without padding. Read next: `models/packed_attention.py`.
+Takes `Encoded`, gives `PackedRow`: ragged rows without padding. Read next: `models/packed_forward.py`.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """A language model by name, and back to a folder.
 
-Takes a hub id, a folder or `world:NAME`; gives a `LanguageModel`. Read next: `packed_attention.py`.
+Takes a hub id, a folder or `world:NAME`; gives a `LanguageModel`. Read next: `packing.py`.
 """
 
 import contextlib
@@ -29,6 +29,8 @@ FORMAT_FILE = "openflan.json"
 WORLD_PREFIX = "world:"
 WORLD_FOLDER = Path(__file__).parents[1] / "world" / "checkpoints"
 WORLD_MODELS = ("base", "base-1", "base-2", "small")
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+"""What configurations call the context length, the first one present counts."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
@@ -56,10 +58,13 @@ class LanguageModel:
         return self.model.device
 
 
-def load_model(name: str, *, dtype: str = "float32", device: str = "auto") -> LanguageModel:
+def load_model(
+    name: str, *, dtype: str = "float32", device: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> LanguageModel:
     """The model called `name`: a hub id (`owner/name`, `owner/name@revision`), a local folder, or `world:NAME`.
 
-    device: "auto" takes a GPU where there is one. Raises ModelError with what was tried and the nearest names.
+    device: "auto" takes a GPU where there is one. tokenizer: in place of the folder's own. Raises ModelError with what
+    was tried and the nearest names.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}")
@@ -79,7 +84,7 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "auto") -> La
     return LanguageModel(
         name=name,
         model=model,
-        tokenizer=load_tokenizer(name),
+        tokenizer=tokenizer or load_tokenizer(name),
         prompt_format=read_prompt_format(folder),
         context=context_length(model.config),
         identity=folder_identity(folder),
@@ -146,7 +151,7 @@ def read_prompt_format(folder: Path) -> PromptFormat | None:
 def context_length(config: Any) -> int:
     """The most tokens of a sequence, by the model's configuration; 2,048 where it names none."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
+    for key in CONTEXT_KEYS:
         value = getattr(text, key, None)
         if isinstance(value, int) and value > 0:
             return value

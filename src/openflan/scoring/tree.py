@@ -187,7 +187,10 @@ def check_tree(lm: "LanguageModel") -> TreeCheck:
 def set_up_tree(lm: "LanguageModel", model: Readout) -> tuple[TreeCheck, TreeScorer | None]:
     """What `check_tree` finds, and where that is good the scorer it was found with."""
     name, requests = type(lm.model).__name__, _probe_requests(lm)
-    expected = _alone(lm.model, requests, model.device)
+    try:
+        expected = _alone(lm.model, requests, model.device)
+    except Exception as error:  # a context too short for the probes, say
+        return TreeCheck(f"{name}: a text to check with fails: {error}"), None
     tolerance = TOLERANCE.get(lm.model.dtype, TOLERANCE[torch.bfloat16])
 
     def difference(scorer: TreeScorer, call: int) -> float:

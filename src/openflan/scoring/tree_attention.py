@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from openflan.errors import ModelError
-from openflan.models.packed_attention import beyond_causal
+from openflan.models.packed_attention import beyond_causal, flex_attention
 from openflan.scoring.plan import Tree
 
 NAME = "openflan_tree"
@@ -383,15 +383,9 @@ def _attend_flex(
     keys = torch.cat([*(part.keys for part in before), key], 2)
     values = torch.cat([*(part.values for part in before), value], 2)
     grouped = query.shape[1] != key.shape[1]
-    out: Any = _flex(query.is_cuda)(query, keys, values, block_mask=state.block_mask, scale=scaling, enable_gqa=grouped)
+    attend = flex_attention(query.is_cuda)
+    out: Any = attend(query, keys, values, block_mask=state.block_mask, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2)
-
-
-@functools.cache
-def _flex(compiled: bool) -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, tree_attention)

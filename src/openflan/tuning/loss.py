@@ -7,7 +7,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from openflan.encoding.pack import PackedRow
-from openflan.models.packed_attention import collate, target_logits
+from openflan.models.packed_forward import Way, attending, collate, target_logits
 
 
 def backward(
@@ -16,21 +16,22 @@ def backward(
     *,
     forward_tokens: int,
     bfloat16: bool = False,
-    packed: bool = True,
+    way: Way = "ragged",
 ) -> float:
     """Add the gradient of the rows' mean loss to the parameters; gives that loss, in nats per target token.
 
     The mean is over all target tokens of `rows`, whichever way they are cut into forward passes; the log-softmax is
-    float32 in any precision.
+    float32 in any precision. way: how examples go through the model, as `packing_of` found it.
     """
     num_targets = sum(len(row.labels) for row in rows)
     total = 0.0
     for part in forward_passes(rows, forward_tokens):
         batch = collate(part, model.device)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = target_logits(model, batch, packed=packed)
-        loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum") / num_targets
-        loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch leaves it unannotated
+        with attending(model, way):
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
+                logits = target_logits(model, batch, way)
+            loss = functional.cross_entropy(logits.float(), batch.labels, reduction="sum") / num_targets
+            loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch leaves it unannotated
         total += loss.item()
     return total
 

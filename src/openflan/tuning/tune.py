@@ -36,7 +36,8 @@ from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError, Problem, RunError
 from openflan.models.adapters import Adapted, add_lora
 from openflan.models.load import LanguageModel, load_model, save_model
-from openflan.models.packed_attention import supports_packing
+from openflan.models.packed_forward import Way
+from openflan.models.packing import packing_of
 from openflan.models.soft_prompt import add_soft_prompt, prepend, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -126,14 +127,14 @@ def _run(
     optimizer = make_optimizer(lm.model.parameters(), settings)
     progress = load_checkpoint(folder / "checkpoints", lm.model, optimizer)
     _cut_log(folder / LOG_FILE, progress.step)
-    packed = _packs(lm, settings)
+    way = _way(lm, settings)
     lm.model.train()
     feed = steps_from(progress.cursor, lambda block: prepend(blocks(block), lm.prefix_ids), settings, lm.context)
     with _asked_to_stop() as stop, (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         while progress.step < settings.steps:
             started = time.perf_counter()
             rows, cursor = next(feed)
-            loss, norm = _step(lm, rows, optimizer, settings, progress.step, packed, folder)
+            loss, norm = _step(lm, rows, optimizer, settings, progress.step, way, folder)
             progress = Progress(progress.step + 1, cursor)
             done = _described(progress.step, rows, loss, norm, settings, lm, time.perf_counter() - started)
             log.write(json.dumps(done.to_json()) + "\n")
@@ -153,13 +154,13 @@ def _step(
     optimizer: torch.optim.Optimizer,
     settings: TuningSettings,
     step: int,
-    packed: bool,
+    way: Way,
     folder: Path,
 ) -> tuple[float, float]:
     """One optimizer step: (loss, gradient norm before clipping)."""
     optimizer.zero_grad(set_to_none=True)
-    bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and computes_bfloat16(lm.device))
-    loss = backward(lm.model, rows, forward_tokens=settings.forward_tokens, bfloat16=bfloat16, packed=packed)
+    bfloat16 = _in_bfloat16(lm, settings)
+    loss = backward(lm.model, rows, forward_tokens=settings.forward_tokens, bfloat16=bfloat16, way=way)
     trainable = [p for p in lm.model.parameters() if p.requires_grad]
     norm = float(torch.nn.utils.clip_grad_norm_(trainable, settings.clip_norm or math.inf))
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -174,6 +175,10 @@ def _step(
         group["lr"] = settings.lr_at(step)
     optimizer.step()
     return loss, norm
+
+
+def _in_bfloat16(lm: LanguageModel, settings: TuningSettings) -> bool:
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and computes_bfloat16(lm.device))
 
 
 def computes_bfloat16(device: torch.device) -> bool:
@@ -219,12 +224,13 @@ def _made_trainable(lm: LanguageModel, settings: TuningSettings) -> tuple[Langua
     return lm, None
 
 
-def _packs(lm: LanguageModel, settings: TuningSettings) -> bool:
-    """Whether examples share forward passes; where the model cannot, that is said."""
-    reason = supports_packing(lm.model, row_length((), settings, lm.context))
-    if reason is not None:
-        logger.warning("%s; every example takes a forward pass of its own, which is slower", reason)
-    return reason is None
+def _way(lm: LanguageModel, settings: TuningSettings) -> Way:
+    """How examples go through the model; where that is not the cheapest way, it is said."""
+    with torch.autocast(lm.device.type, torch.bfloat16, enabled=_in_bfloat16(lm, settings)):
+        packing = packing_of(lm.model, row_length((), settings, lm.context))
+    if packing.refused:
+        logger.warning("%s", packing)
+    return packing.way
 
 
 def _save(lm: LanguageModel, adapted: Adapted | None, folder: Path, prompt_format: PromptFormat) -> None:
