@@ -61,10 +61,10 @@ def test_prepared_rows_hold_each_example_once() -> None:
     assert all(segment[-1] == (lm.tokenizer.eos_token_id, True) for segment in found)
 
 
-def test_layouts_of_examples_have_one_gradient() -> None:
+def test_ways_of_packing_have_one_gradient() -> None:
     import packing_speed
 
-    for engine in packing_speed.ENGINES:
+    for engine in packing_speed.WAYS:
         assert packing_speed.measure(tiny(engine=engine))["gradient_differs_by"] < 1e-5
 
 
