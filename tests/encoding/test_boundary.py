@@ -1,5 +1,6 @@
 """One boundary for tuning and scoring: nothing lost, never empty, the same point for every option."""
 
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openflan.encoding import split, split_many
-from openflan.encoding.boundary import WHITESPACE, added_prefix
+from openflan.encoding.boundary import WHITESPACE, added_prefix, without_transformers
 from openflan.errors import ModelError
 from tests.models.tiny import BOS, EOS, bpe
 
@@ -100,3 +101,20 @@ def test_equal_to_lm_eval_where_no_token_spans_the_join(prompt: str, option: str
     context, continuation = model.TemplateLM._encode_pair(harness, prompt, option)
     found = split(PLAIN, prompt, [option], moved=WHITESPACE)
     assert (list(found.prompt_ids), list(found.continuation_ids[0])) == (context, continuation)
+
+
+@given(tokenizers, texts, st.lists(texts.filter(bool), min_size=1, max_size=4))
+def test_without_transformers_the_ids_are_the_same_also_in_another_process(
+    tokenizer: Any, prompt: str, options: list[str]
+) -> None:
+    sent = pickle.loads(pickle.dumps(without_transformers(tokenizer)))
+    assert split(sent, prompt, options) == split(tokenizer, prompt, options)
+    assert (sent.bos_token_id, sent.eos_token_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def test_a_tokenizer_set_to_truncate_stays_whole() -> None:
+    truncating = bpe()
+    truncating.backend_tokenizer.enable_truncation(3)
+    assert without_transformers(truncating) is truncating
+    slow = SimpleNamespace(bos_token_id=0, eos_token_id=1)
+    assert without_transformers(slow) is slow  # pyright: ignore[reportArgumentType]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openflan.encoding import Encoded, PackedRow, pack
+from openflan.encoding.pack import best_fit_decreasing
 from openflan.errors import ConfigError
 from tests.models.tiny import examples
 
@@ -49,6 +50,29 @@ def test_packing_loses_nothing_and_leaks_nothing(sizes: list[tuple[int, int]]) -
         assert np.all(np.diff(row.position_ids)[np.setdiff1d(np.arange(len(row.input_ids) - 1), starts - 1)] == 1)
 
 
+def placed_one_by_one(sizes: list[int], length: int) -> list[list[int]]:
+    """Best-fit decreasing as it is defined; of equally full rows the one that became so last."""
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (free tokens, row), the one that changed last at the end
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        fitting = [(space, -at) for at, (space, _) in enumerate(free) if space >= sizes[index]]
+        if fitting:
+            space, row = free.pop(-min(fitting)[1])
+        else:
+            space, row = length, len(rows)
+            rows.append([])
+        rows[row].append(index)
+        free.append((space - sizes[index], row))
+    return sorted((sorted(row) for row in rows), key=lambda row: max(row, key=lambda i: (sizes[i], -i)))
+
+
+@given(st.lists(st.integers(1, LENGTH), min_size=1, max_size=60))
+def test_examples_of_one_size_together_are_placed_as_one_by_one(sizes: list[int]) -> None:
+    order, counts = best_fit_decreasing(np.array(sizes, np.int64), LENGTH)
+    rows = [part.tolist() for part in np.split(order, np.cumsum(counts)[:-1])]
+    assert rows == placed_one_by_one(sizes, LENGTH)
+
+
 def test_the_property_above_sees_shared_rows() -> None:
     (row,) = pack(made([(2, 2), (1, 2)]), LENGTH)
     assert row.segment_lengths.tolist() == [4, 3]
@@ -65,9 +89,16 @@ def test_equal_input_gives_equal_rows_in_the_order_of_their_openers() -> None:
     assert lengths != sorted(lengths)  # long examples are not all first
 
 
-def test_rows_are_nearly_full() -> None:
-    rows = pack(examples(2_000, longest=40), 128)
-    assert sum(len(r.input_ids) for r in rows) / (128 * len(rows)) > 0.98
+@pytest.mark.parametrize("block_size", [1_024, 10_000])
+def test_rows_are_nearly_full_when_each_block_is_packed_alone(block_size: int) -> None:
+    drawn = np.random.default_rng(0)
+    tokens = room = 0
+    for _ in range(3):
+        sizes = np.clip(drawn.lognormal(np.log(130), 0.6, block_size).astype(np.int64), 20, 460)
+        _, counts = best_fit_decreasing(sizes, 1_280)
+        tokens += int(sizes.sum())
+        room += 1_280 * len(counts)
+    assert tokens / room > 0.98
 
 
 def test_an_example_longer_than_a_row_is_an_error() -> None:

@@ -98,9 +98,78 @@ def test_the_lock_names_rows_and_templates_by_content(task: Task) -> None:
 
 def test_examples_carry_the_wording(task: Task) -> None:
     rows = {"a": share(task, "a", 10)}
-    plain = Mixture(rows, MixtureSettings(block_size=4), 0, "no_template").examples(0)
+    plain = Mixture(rows, MixtureSettings(block_size=4), 0, "no_template").examples(0, Ledger())
     assert {example.inputs for example in plain} == {"p\nh"}
     assert len(plain) == 4
+
+
+def few_shot(task: Task, counts: dict[str, int], shots: dict[int, float]) -> Mixture:
+    def rows(name: str, count: int) -> TaskRows:
+        made = [
+            ReadRow(
+                f"train/{i}",
+                {"premise": f"p{i // 2}", "hypothesis": f"h{i}"},
+                {},
+                ("yes", "no"),
+                (0,),
+                (),
+                f"p{i // 2}",
+            )
+            for i in range(count)
+        ]
+        named = task.model_copy(update={"name": name})
+        return TaskRows(named, made, tuning_templates(named, inverted=True))
+
+    settings = MixtureSettings(block_size=60, shots=shots)
+    return Mixture({name: rows(name, count) for name, count in counts.items()}, settings, 0)
+
+
+def test_any_window_keeps_the_shares_of_shots_for_every_task_and_template(task: Task) -> None:
+    mixed = few_shot(task, {"a": 300, "b": 600}, {0: 0.5, 3: 0.3, 1: 0.2})
+    for first in (0, 7):
+        drawn = [draw for block in range(first, first + 10) for draw in mixed.block(block)]
+        for key in {(draw.task, draw.template) for draw in drawn}:
+            shots = Counter(draw.shots for draw in drawn if (draw.task, draw.template) == key)
+            for number, share in ((0, 0.5), (3, 0.3), (1, 0.2)):
+                assert abs(shots[number] - share * shots.total()) <= 3
+
+
+def test_exemplars_are_other_rows_of_the_task_in_its_own_words(task: Task) -> None:
+    mixed = few_shot(task, {"a": 40, "b": 40}, {0: 0.5, 3: 0.5})
+    ledger = Ledger()
+    examples = mixed.examples(0, ledger)
+    assert Counter(len(e.exemplars) for e in examples).keys() == {0, 3} and not ledger.dropped
+    for example in examples:
+        group = int(example.row_id.removeprefix("train/")) // 2
+        assert all(int(row.removeprefix("train/")) // 2 != group for row in example.exemplar_rows)
+        asked = {inputs.split()[0] for inputs, _ in example.exemplars}
+        assert asked <= {"Write"} if example.kind == "inverted" else "Write" not in asked
+    plain = Mixture(mixed.tasks, mixed.settings, 0, "no_template").examples(0, Ledger())
+    assert {inputs.count("\n") for e in plain for inputs, _ in e.exemplars} == {1}
+    assert examples == few_shot(task, {"a": 40, "b": 40}, {0: 0.5, 3: 0.5}).examples(0, Ledger())
+
+
+def test_a_new_task_changes_no_exemplar_of_another(task: Task) -> None:
+    def of_a(counts: dict[str, int]) -> list[object]:
+        mixed = few_shot(task, counts, {0: 0.5, 3: 0.5})
+        shown = [e for block in range(8) for e in mixed.examples(block, Ledger()) if e.task == "a"]
+        return sorted({(e.row_id, e.template, e.exemplar_rows) for e in shown if e.exemplars})
+
+    before, after = of_a({"a": 20}), of_a({"a": 20, "b": 20})
+    assert before and set(after) <= set(before)
+
+
+def test_a_row_with_no_other_to_show_is_left_out_and_counted(task: Task) -> None:
+    ledger = Ledger()
+    examples = few_shot(task, {"a": 2}, {0: 0.5, 3: 0.5}).examples(0, ledger)  # both rows are of one group
+    assert not any(e.exemplars for e in examples)
+    assert len(examples) + ledger.dropped["exemplars", "a", "no row to take exemplars from"] == 60
+
+
+def test_a_zero_shot_mixture_keeps_its_name(task: Task) -> None:
+    assert "shots" not in mixture(task, {"a": 5}).lock(Ledger())["settings"]
+    locks = [few_shot(task, {"a": 5}, shots).lock(Ledger()) for shots in ({0: 0.5, 3: 0.5}, {0: 0.25, 3: 0.75})]
+    assert locks[0]["settings"]["shots"] == {"0": 0.5, "3": 0.5} and locks[0]["fingerprint"] != locks[1]["fingerprint"]
 
 
 def test_overlap_takes_out_only_rows_with_evaluated_text(task: Task, tmp_path: Path) -> None:

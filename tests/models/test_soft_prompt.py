@@ -1,10 +1,13 @@
 """Soft prompts: one before each packed example, harmless to padding, bound to their base model."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from openflan.encoding import pack
@@ -78,6 +81,32 @@ def test_saved_vectors_load_in_front_of_their_base_only(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match="belongs to"):
         load_model(str(tmp_path / "soft"))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_peft_loads_the_folder_to_the_same_logits(tmp_path: Path, family: str) -> None:
+    lm = add_soft_prompt(saved(tmp_path / "model", family), num_tokens=3, seed=2)
+    save_soft_prompt(lm, tmp_path / "soft")
+    config = json.loads((tmp_path / "soft" / "adapter_config.json").read_text())
+    plain = AutoModelForCausalLM.from_pretrained(config["base_model_name_or_path"])
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        ours = lm.model(torch.tensor([[*lm.prefix_ids, 5, 6, 7, 8]])).logits
+        theirs = PeftModel.from_pretrained(plain, str(tmp_path / "soft"))(input_ids=ids).logits
+        bare = plain(ids).logits
+    torch.testing.assert_close(theirs, ours)
+    assert not torch.allclose(theirs[:, -4:], bare, atol=1e-3)
+
+
+def test_vectors_that_are_none_of_this_model_are_refused(tmp_path: Path) -> None:
+    save_soft_prompt(add_soft_prompt(saved(tmp_path / "model"), num_tokens=2), tmp_path / "soft")
+    weights = tmp_path / "soft" / "adapter_model.safetensors"
+    for found, match in (({"vectors": torch.ones(2, 32)}, "expected one matrix"),
+                         ({"prompt_embeddings": torch.ones(2, 8)}, "embeddings of 32 numbers")):  # fmt: skip
+        save_file(found, weights)
+        with pytest.raises(ModelError, match=match):
+            load_model(str(tmp_path / "soft"))
 
 
 def test_a_second_soft_prompt_and_saving_none_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ def stored(folder: Path, premises: Sequence[str]) -> RowStore:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OPENFLAN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def test_another_process_is_sent_the_place_of_the_rows_not_the_rows(tmp_path: Path) -> None:
+    rows = stored(tmp_path, [f"premise {i} " + "very " * 50 + "long" for i in range(300)])
+    unread = pickle.dumps(rows)
+    assert rows[7].columns["premise"].startswith("premise 7 ")
+    sent = pickle.dumps(rows)
+    assert len(sent) == len(unread) < 8_000
+    again: RowStore = pickle.loads(sent)
+    assert list(again) == list(rows) and again[7] == rows[7] and again.sha == rows.sha
 
 
 def test_stored_rows_are_the_rows(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_the_numbers_are_in_the_figure_and_in_its_alternative_text(run_folder: P
             assert measured.mean is not None
             assert f">{100 * measured.mean:.1f}</text>" in text
             assert f"{100 * measured.mean:.1f}" in drawing.alt
+
+
+def test_a_dev_loss_is_in_the_curve_and_its_alternative_text(run_folder: Path) -> None:
+    def curve() -> tuple[str, str]:
+        drawing = drawings(read_run(run_folder))["curve"]
+        return drawing.svg("curve", "wide"), drawing.alt
+
+    without, alt = curve()
+    assert "dev rows" not in without + alt
+    lines = [{"step": step, "loss": loss, "target_tokens": 9} for step, loss in ((0, 3.25), (100, 2.5), (240, 1.75))]
+    (run_folder / "dev.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn, alt = curve()
+    assert ">dev rows</text>" in drawn and "On dev rows from 3.25 to 1.75." in alt
 
 
 def test_a_resumed_step_counts_once() -> None:

@@ -60,6 +60,24 @@ def test_tuning_rows_that_repeat_an_evaluated_text_are_out(recipe: Recipe) -> No
     assert dropped > 0
 
 
+def test_the_dev_loss_is_over_dev_rows_of_the_tuning_tasks_alone(recipe: Recipe) -> None:
+    assert not read_split(split_of(recipe), recipe).dev
+    measured = recipe.changed(tuning=recipe.tuning.model_dump() | {"dev_every": 5, "dev_rows": 7})
+    assert measured.fingerprint == recipe.fingerprint
+    rows = read_split(split_of(measured), measured)
+    assert set(rows.dev) == set(rows.train) == {"feeling", "mood"}
+    assert rows.ledger.to_json() == read_split(split_of(recipe), recipe).ledger.to_json()
+    for name, share in rows.dev.items():
+        assert 0 < len(share.rows) <= 7
+        assert not {row.columns["premise"] for row in share.rows} & {
+            row.columns["premise"] for row in rows.train[name].rows
+        }
+    # A dev row that repeats an evaluated text is no more part of it than of tuning.
+    repeated = [row for row in rows.train["mood"].rows if LONG in row.columns["premise"]]
+    assert not repeated and not any(LONG in row.columns["premise"] for row in rows.dev["mood"].rows)
+    assert sum(rows.dev_ledger.dropped.values()) > 0
+
+
 def test_reading_ahead_in_processes_changes_nothing(recipe: Recipe) -> None:
     store_split(split_of(recipe), recipe, workers=2)
     ahead = read_split(split_of(recipe), recipe)

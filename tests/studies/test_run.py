@@ -1,5 +1,6 @@
 """The whole path on the smallest model: equal bytes, and a kill at any moment costs nothing but time."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,11 @@ import pytest
 
 from openflan.artifacts import read_json
 from openflan.errors import RunError
+from openflan.ledger import Ledger
+from openflan.studies.progress import silent
 from openflan.studies.recipe import Recipe, resolve
-from openflan.studies.run import run, run_many
+from openflan.studies.rows import read_split, split_of
+from openflan.studies.run import arm_model, run, run_many, tune_only
 
 
 def small(**top: object) -> Recipe:
@@ -74,6 +78,27 @@ def test_the_same_recipe_twice_is_the_same_bytes_whatever_the_workers(finished: 
         "model/model.safetensors",
     ):
         assert (again / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_data_workers_change_no_byte_that_tuning_leaves(tmp_path: Path) -> None:
+    left: list[list[object]] = []
+    tuning = {"steps": 9, "tokens_per_step": 256, "checkpoint_every": 4, "dev_every": 3, "dev_rows": 1}
+    for workers in (0, 2):
+        sections = {"tuning": tuning | {"data_workers": workers}, "mixture": {"block_size": 16}}
+        recipe = resolve("demo", sections, model="world:small", hold_out=["nli"], train_clusters=["sentiment"])
+        out = tmp_path / str(workers)
+        tune_only(recipe, out)
+        made = [path.name for path in sorted((out / "encoded").iterdir())]
+        ledger = Ledger()
+        arm_model("tuned", recipe, read_split(split_of(recipe), recipe), out, ledger, silent)
+        steps = [json.loads(line) | {"timing": None} for line in (out / "steps.jsonl").read_text().splitlines()]
+        files = [
+            (out / name).read_bytes() for name in ("model/model.safetensors", "dev.jsonl", "dev.json", "mixture.lock")
+        ]
+        left.append([recipe.fingerprint, ledger.to_json(), steps, *files])
+        assert len(made) > steps[-1]["block"] > 1
+    assert left[0] == left[1]
 
 
 @pytest.mark.slow

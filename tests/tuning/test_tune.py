@@ -22,7 +22,7 @@ from openflan.models.packing import Packing
 from openflan.rendering.example import Example
 from openflan.tuning import tune as tune_module
 from openflan.tuning.settings import TuningSettings
-from openflan.tuning.tune import StepReport, tune
+from openflan.tuning.tune import StepReport, last_block, tune
 from tests.models.tiny import EOS, examples, saved
 from tests.tuning import killable
 
@@ -104,8 +104,10 @@ def test_equal_runs_are_equal_bytes_and_a_finished_one_is_not_repeated(tmp_path:
 def test_what_a_step_reports(tmp_path: Path) -> None:
     seen: list[StepReport] = []
     tune(saved(tmp_path / "base"), blocks, QUICK, tmp_path / "run", report=seen.append)
-    assert [done.step for done in seen] == [8]  # log_every is 10: only the last
-    first = steps(tmp_path / "run")[0]
+    assert [done.step for done in seen] == list(range(1, 9))
+    assert all(0 <= done.waited_seconds < done.seconds for done in seen)
+    first, *_, last = steps(tmp_path / "run")
+    assert last["block"] == last_block(tmp_path / "run") >= first["block"] == 0
     assert 1 <= first["target_tokens"] < first["tokens"] <= 60
     assert 0.8 < first["fill"] <= 1
     assert first["lr"] == QUICK.lr

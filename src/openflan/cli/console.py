@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -57,11 +58,16 @@ def shown_progress(*, quiet: bool) -> Generator[Report, None, None]:
 
 def _line_report() -> Report:
     last: dict[str, float] = {}
+    began: dict[str, tuple[float, int]] = {}
 
     def tell(event: ProgressEvent) -> None:
         now = time.monotonic()
+        start, done = began.setdefault(event.job, (now, event.done))
         if event.done >= event.total or now - last.get(event.job, 0) >= SECONDS_BETWEEN_LINES:
             last[event.job] = now
-            err.print(f"{event.job}  {event.done:,} of {event.total:,}  {event.note}", markup=False)
+            left = (now - start) / (event.done - done) * (event.total - event.done) if event.done > done else 0
+            still = f"{timedelta(seconds=round(left))} left" if left else ""
+            words = (event.job, f"{event.done:,} of {event.total:,}", event.note, still)
+            err.print("  ".join(filter(None, words)), markup=False)
 
     return tell

@@ -56,6 +56,19 @@ Shots = Annotated[
 ]
 
 
+DevEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--dev-every", min=1, metavar="STEPS", help="Steps between two dev losses of the tuning tasks.",
+        show_default="never",
+    ),
+]  # fmt: skip
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Follow tuning in tensorboard, trackio or wandb too; comma-separated or repeated."),
+]
+
+
 def numbers(values: list[str] | None) -> list[int] | None:
     """The whole numbers of an option that may be repeated or comma-separated; None where it was not given.
 

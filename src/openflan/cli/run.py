@@ -24,6 +24,8 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     world_seed: Annotated[int | None, typer.Option(help="Which rows of the micro-world are generated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the arms.")] = 1,
+    dev_every: options.DevEvery = None,
+    track: options.Track = None,
     out_: Annotated[
         Path | None, typer.Option("--out", help="Run folder.", show_default="runs/<held-out>-<name>")
     ] = None,
@@ -47,7 +49,7 @@ def run(
     resolved = resolve(
         recipe,
         {
-            "tuning": {"steps": steps, "lr": lr},
+            "tuning": {"steps": steps, "lr": lr, "dev_every": dev_every, "track": options.listed(track) or None},
             "evaluation": {
                 "items": limit,
                 "dev_items": limit and min(limit, 20),

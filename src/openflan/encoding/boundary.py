@@ -37,6 +37,20 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class BackendTokenizer:
+    """A fast tokenizer's backend with what is asked of the whole: light to send to a process, which gets equal ids."""
+
+    backend_tokenizer: Any
+    bos_token_id: int | None
+    eos_token_id: int | None
+    prefix: Ids
+    """What the whole puts before every text."""
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        return {"input_ids": self.prefix + plain_ids(self, [text])[0]}
+
+
+@dataclass(frozen=True, slots=True)
 class Boundary:
     """A prompt and its continuations in tokens: `prompt_ids + continuation_ids[i]` is the whole text."""
 
@@ -114,6 +128,17 @@ def added_prefix(tokenizer: Tokenizer) -> Ids:
             starts = range(len(framed) - len(plain) + 1)
             return next((framed[:at] for at in starts if framed[at : at + len(plain)] == plain), ())
     return ()
+
+
+def without_transformers(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer for a process that does not load transformers, which takes seconds; equal ids.
+
+    One that has no fast backend, or is set to truncate or pad, is given back as it is.
+    """
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.truncation is not None or backend.padding is not None:
+        return tokenizer
+    return BackendTokenizer(backend, tokenizer.bos_token_id, tokenizer.eos_token_id, added_prefix(tokenizer))
 
 
 def _framed(prefix: Ids, ids: Ids) -> Ids:

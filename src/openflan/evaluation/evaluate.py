@@ -25,10 +25,12 @@ from openflan.evaluation.result import (
     TaskResult,
     rounded,
 )
-from openflan.evaluation.samples import MATCHED, without_shots
+from openflan.evaluation.samples import MATCHED, SEEN_ARMS, without_shots
 from openflan.evaluation.statistics import RESAMPLES, Floats, Ints
 
 GROUP_NUMBER = "group_number"
+SOFT_PROMPTS = (("soft_prompt", "untuned_soft_prompt"),)
+"""What the paper's figure 10 compares."""
 NOISE_NATS = 1e-4
 """Two correct float32 scorers may differ by this much for each token."""
 
@@ -88,9 +90,10 @@ def evaluate(
 
     `samples` has the columns of `SAMPLE_SCHEMA`. Rows of split "dev" do nothing but choose a template. An arm asked
     with exemplars is an arm of its own, "tuned@5" say (`samples.with_shots`); such arms are also compared with the
-    others of as many exemplars, and with themselves without any. Neither the order of rows nor the presence of other
-    arms or tasks moves an arm's numbers (Holm's adjustment aside). `fingerprint` names the run; by default it is made
-    of the numbers.
+    others of as many exemplars, and with themselves without any. Results of `SEEN_ARMS` say what they are.
+
+    Neither the order of rows nor the presence of other arms or tasks moves an arm's numbers (Holm's adjustment aside).
+    `fingerprint` names the run; by default it is made of the numbers.
 
     Raises RunError where there is nothing to evaluate, a task is unknown, or an arm has no scored test row for a task.
     """
@@ -99,6 +102,8 @@ def evaluate(
     arms: dict[str, ArmResult] = {}
     for name in sorted({one.arm for one in answers}):
         arms[name] = _arm([one for one in answers if one.arm == name], settings)
+        if without_shots(name)[0] in SEEN_ARMS:
+            arms[name]["seen"] = True
     differences = _differences(answers, arm, settings)
     if fingerprint is None:
         fingerprint = fingerprint_of(rounded([list(held_out), seed, arms, differences]))
@@ -410,13 +415,14 @@ def _differences(answers: Sequence[_Answers], arm: str, settings: _Settings) -> 
 
 def _compared(arms: set[str], arm: str) -> list[tuple[str, str]]:
     """The pairs of arms compared: `arm` with every other one; with k exemplars, with the others that are shown k; and
-    every arm that is shown exemplars with itself without."""
+    every arm that is shown exemplars with itself without; soft prompts before the tuned and the untuned model."""
     asked = {name: without_shots(name) for name in sorted(arms)}
     pairs = [(arm, other) for other, (base, _) in asked.items() if base != arm]
     for name, (base, shots) in asked.items():
         if shots and base == arm:
             pairs += [(name, other) for other, (_, its) in asked.items() if its == shots and other != name]
     pairs += [(name, base) for name, (base, shots) in asked.items() if shots and base in arms]
+    pairs += [pair for pair in SOFT_PROMPTS if pair[1] in arms]
     return [pair for pair in pairs if pair[0] in arms]
 
 

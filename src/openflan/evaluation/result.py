@@ -108,6 +108,8 @@ class ArmResult(TypedDict):
 
     tasks: dict[str, TaskResult]
     clusters: dict[str, ClusterResult]
+    seen: NotRequired[bool]
+    """Only of an arm that was tuned on rows of the tasks it is asked: no zero-shot result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ MATCHED: dict[How, str] = {
     "several": "generated, unmatched: fits several options alike",
 }
 """Reasons of answers that were written and then matched to the options. They have no log-probabilities."""
+SEEN_ARMS = ("supervised", "soft_prompt", "untuned_soft_prompt")
+"""Arms with a model for each task, tuned on that task's own train rows: what zero-shot results are held against."""
 SHOTS_MARK = "@"
 """Between the name of an arm and the number of exemplars it is shown: "tuned@5"."""
 GENERATED = "+generated"

@@ -11,6 +11,7 @@ from openflan.catalog.load import load_catalog
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, RunError, nearest
 from openflan.interop.export import FORMATS, export
+from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
 from openflan.studies.progress import Progress, ProgressEvent, silent
@@ -34,12 +35,13 @@ def export_mixture(
     split = mixture_split(recipe)
     mixture, lock = read_mixture(split, recipe, workers=workers, progress=progress)
     blocks = math.ceil(num_examples / recipe.mixture.block_size) + 1
+    ledger = Ledger()
 
     def examples() -> Iterator[Example]:
         left = num_examples
         for number in range(blocks):
             progress(ProgressEvent("mix", number + 1, blocks))
-            for example in mixture.examples(number)[:left]:
+            for example in mixture.examples(number, ledger)[:left]:
                 left -= 1
                 yield example
 
@@ -48,7 +50,14 @@ def export_mixture(
     summary = export(examples(), clusters, out, format_name, separator)
     artifacts.write_json(out / LOCK, lock)
     artifacts.write_json(out / "split.json", split.to_json())
-    return {"examples": num_examples, "tasks": sorted(mixture.tasks), "format": format_name, "files": str(summary)}
+    if set(recipe.mixture.shots) != {0}:  # what became of the exemplars of these examples
+        artifacts.write_json(out / "ledger.json", ledger.to_json())
+    return {
+        "examples": summary.examples + sum(summary.left_out.values()),
+        "tasks": sorted(mixture.tasks),
+        "format": format_name,
+        "files": str(summary),
+    }
 
 
 def verify_lock(recipe: Recipe, lock_file: Path, *, workers: int = 1, progress: Progress = silent) -> dict[str, Any]:

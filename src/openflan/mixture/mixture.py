@@ -15,16 +15,19 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from openflan.artifacts import canonical_json, fingerprint
 from openflan.catalog.task import Task, Template
 from openflan.errors import ConfigError, SourceError
 from openflan.ledger import Ledger
 from openflan.rendering.example import Example
+from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
 from openflan.rendering.render import ReadRow, Wording, render
 from openflan.rendering.store import RowStore
 from openflan.seeding import derive, generator
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class MixtureSettings(BaseModel):
@@ -42,6 +45,20 @@ class MixtureSettings(BaseModel):
     """Examples in a block, the window within which examples are packed."""
     inverted: bool = True
     """Whether inverted templates take part."""
+    shots: Mapping[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0)]] = {0: 1.0}
+    """Share of the examples by the number of exemplars in front; {0: 0.5, 3: 0.5} mixes zero-shot and few-shot prompts
+    as FLAN's successors do (Longpre et al. 2023). The paper tunes on zero-shot prompts only."""
+
+    @field_validator("shots")
+    @classmethod
+    def _shares_are_whole(cls, shots: Mapping[int, float]) -> dict[int, float]:
+        if abs(math.fsum(shots.values()) - 1) > 1e-6:
+            raise ValueError(f"shares sum to {math.fsum(shots.values()):g}, expected 1")
+        return dict(sorted(shots.items()))
+
+    def content(self) -> dict[str, Any]:
+        """What the mixture depends on, as plain data; zero-shot mixtures have no `shots`."""
+        return self.model_dump(mode="json", exclude={"shots"} if set(self.shots) == {0} else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,8 @@ class Draw:
     """Index into the task's rows."""
     template: int
     """Index into the task's templates."""
+    shots: int = 0
+    """Exemplars in front."""
 
 
 def rates(counts: Mapping[str, int], settings: MixtureSettings) -> dict[str, float]:
@@ -90,6 +109,7 @@ class Mixture:
     seed: int
     wording: Wording = "instructions"
     rate: Mapping[str, float] = field(init=False)
+    _exemplars: dict[str, ExemplarSource] = field(init=False, repr=False, default_factory=dict[str, ExemplarSource])
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", rates({name: len(t.rows) for name, t in self.tasks.items()}, self.settings))
@@ -107,20 +127,36 @@ class Mixture:
             start = derive(self.seed, "mixture", "start", name) / 2**64
             first, last = (math.floor(rate * size * b + start) for b in (number, number + 1))
             turn = derive(self.seed, "mixture", "template", name)
+            phase = derive(self.seed, "mixture", "shots", name) / 2**64
             for ordinal in range(first, last):
                 epoch, place = divmod(ordinal, len(share.rows))
                 row = int(_permutation(self.seed, name, epoch, len(share.rows))[place])
-                draw = Draw(name, ordinal, row, (ordinal + turn) % len(share.templates))
+                template = (ordinal + turn) % len(share.templates)
+                draw = Draw(name, ordinal, row, template, _shots_at(phase, ordinal, self.settings.shots))
                 draws.append((_order_key(self.seed, number, name, ordinal), draw))
         return [draw for _, draw in sorted(draws, key=lambda pair: pair[0])]
 
-    def examples(self, number: int) -> list[Example]:
-        """The rendered examples of one block."""
+    def examples(self, number: int, ledger: Ledger) -> list[Example]:
+        """The rendered examples of one block; one without a row to take exemplars from is left out and counted."""
         done: list[Example] = []
         for draw in self.block(number):
             share = self.tasks[draw.task]
-            done.append(render(share.task, share.rows[draw.row], share.templates[draw.template], self.wording))
+            row, template = share.rows[draw.row], share.templates[draw.template]
+            example = render(share.task, row, template, self.wording)
+            if draw.shots == 0:
+                done.append(example)
+            elif shown := self._source(draw.task).before(example, row, template, draw.shots, ledger):
+                done.append(shown)
         return done
+
+    def _source(self, name: str) -> ExemplarSource:
+        """Where a task's exemplars come from: drawn for each row anew, as FLAN's code does in tuning."""
+        if name not in self._exemplars:
+            share = self.tasks[name]
+            self._exemplars[name] = ExemplarSource(
+                share.task, share.rows[:MOST_ROWS], seed=self.seed, draw="per_item", wording=self.wording
+            )
+        return self._exemplars[name]
 
     def lock(self, ledger: Ledger) -> dict[str, Any]:
         """The content of mixture.lock: effective rates, counts, drops, content hashes and a fingerprint over all."""
@@ -139,7 +175,7 @@ class Mixture:
             "format": 1,
             "seed": self.seed,
             "wording": self.wording,
-            "settings": self.settings.model_dump(),
+            "settings": self.settings.content(),
             "tasks": tasks,
         }
         return {**content, "fingerprint": fingerprint(content)}
@@ -148,6 +184,17 @@ class Mixture:
 def tuning_templates(task: Task, *, inverted: bool) -> tuple[Template, ...]:
     """The templates a task is tuned with: direct ones and, unless switched off, inverted ones."""
     return task.of_kind("direct") + (task.of_kind("inverted") if inverted else ())
+
+
+def _shots_at(phase: float, ordinal: int, shares: Mapping[int, float]) -> int:
+    """How many exemplars an ordinal's example has. Multiples of the golden ratio fill the unit interval evenly, so any
+    window of ordinals, and any template's turn among them, keeps the shares."""
+    place = (phase + ordinal * _GOLDEN) % 1.0
+    for shots, share in shares.items():
+        place -= share
+        if place < 0:
+            return shots
+    return max(shares)
 
 
 @lru_cache(maxsize=256)

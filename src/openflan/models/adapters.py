@@ -1,21 +1,38 @@
-"""LoRA through peft: a few trainable matrices beside frozen weights.
+"""LoRA through peft, and folders that hold an adapter alone: a few weights, and the name of the model they stand on.
 
 Takes a `LanguageModel`, gives one with adapters in place. Recipes name the settings, so this module loads torch late.
-Read next: `tuning/tune.py`.
+
+    FOLDER/
+      adapter_config.json, adapter_model.safetensors    peft's own layout: plain peft loads the folder
+      base.json        the base model's name, where it is from here, its identity, and the bits it was tuned in
+      openflan.json    the prompt format
+
+Read next: `soft_prompt.py`, which is saved in such a folder too.
 """
 
 import dataclasses
+import hashlib
+import importlib.util
+import json
+import logging
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from openflan.errors import ModelError
+from openflan.artifacts import canonical_json, file_sha256, write_json
+from openflan.errors import ModelError, Problem
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from openflan.encoding.prompt_format import PromptFormat
     from openflan.models.load import LanguageModel
+
+CONFIG_FILE, WEIGHTS_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "base.json"
+
+Quantize = Literal["nf4", "int8"]
 
 
 class LoraSettings(BaseModel):
@@ -29,6 +46,9 @@ class LoraSettings(BaseModel):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     target_modules: tuple[str, ...] | None = None
     """Names of the linear layers; None takes all of them but the head."""
+    quantize: Quantize | None = None
+    """Bits of the frozen base: "nf4" (4, doubly quantized: QLoRA, Dettmers et al. 2023), "int8" (LLM.int8()), or null
+    for the weights as they are. Needs the extra `qlora`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,20 +59,37 @@ class Adapted:
     """Its `model` is the base's own class, so that packed attention and scoring find what they know."""
     peft: Any
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter alone, in peft's layout."""
-        self.peft.save_pretrained(folder)
+    def save(self, folder: Path, prompt_format: "PromptFormat | None" = None) -> None:
+        """Write the adapter alone."""
+        config = self.peft.peft_config["default"]
+        config.base_model_name_or_path, config.revision = peft_base(self.lm)
+        self.peft.save_pretrained(folder, save_embedding_layers=False)
+        write_base(self.lm, folder, prompt_format)
 
     def merged(self) -> "LanguageModel":
-        """The model with the updates added to its weights; the adapter is gone after this."""
+        """The model with the updates added to its weights; the adapter is gone after this.
+
+        Raises ModelError where these are quantized: rounded again they would be another model than the one tuned.
+        """
+        if self.lm.quantize is not None:
+            raise ModelError(f"{self.lm.name}: LoRA cannot be merged into {self.lm.quantize} weights without loss")
         return dataclasses.replace(self.lm, model=cast("PreTrainedModel", self.peft.merge_and_unload()))
 
 
 def add_lora(lm: "LanguageModel", settings: LoraSettings, *, seed: int = 0) -> Adapted:
-    """LoRA layers put into `lm.model` (in place); only they are trainable after this."""
-    import torch
-    from peft import LoraConfig, get_peft_model
+    """LoRA layers put into `lm.model` (in place); only they are trainable after this.
 
+    Raises ModelError where they do not fit it, or it is not held in the bits the settings name.
+    """
+    import torch
+    from peft import LoraConfig
+
+    if lm.quantize != settings.quantize:
+        raise ModelError(
+            f"{lm.name} is held as {lm.quantize or 'it is'}, LoRA is set to quantize = {settings.quantize}"
+        )
+    if any("lora_" in name for name, _ in lm.model.named_parameters()):
+        raise ModelError(f"{lm.name} has LoRA layers that cannot be merged: tune its base instead")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=cast(int, settings.alpha),  # peft multiplies by it; its annotation is narrower than its code
@@ -62,8 +99,169 @@ def add_lora(lm: "LanguageModel", settings: LoraSettings, *, seed: int = 0) -> A
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            adapted: Any = get_peft_model(cast(Any, lm.model), config)
-        except ValueError as error:
-            raise ModelError(f"{lm.name}: LoRA does not fit this model: {error}") from error
+        return _with_layers(lm, config)
+
+
+def _with_layers(lm: "LanguageModel", config: Any) -> Adapted:
+    from peft import get_peft_model
+
+    try:
+        adapted: Any = get_peft_model(cast(Any, lm.model), config)
+    except ValueError as error:
+        raise ModelError(f"{lm.name}: LoRA does not fit this model: {error}") from error
     return Adapted(dataclasses.replace(lm, model=cast("PreTrainedModel", adapted.get_base_model())), adapted)
+
+
+# Folders
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, ours or another peft user's."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def load_adapter(
+    folder: Path, *, name: str, dtype: str, device: str, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> "LanguageModel":
+    """An adapter's base model, loaded by name, with the adapter: LoRA merged into it, a soft prompt before it.
+
+    LoRA tuned beside quantized weights stays beside them. Raises ModelError where the adapter is damaged, of a kind we
+    do not know or fits only in part, or where the base is not the model it was tuned on.
+    """
+    from safetensors.torch import load_file
+
+    from openflan.models.load import read_prompt_format
+
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS_FILE)
+        kind = str(config["peft_type"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: not an adapter: {error}") from error
+    base = _load_base(folder, config, dtype, device, tokenizer)
+    if kind == "PROMPT_TUNING":
+        from openflan.models.soft_prompt import put_before, vectors_of
+
+        loaded = put_before(base, vectors_of(weights, folder).to(base.device))
+    elif kind == "LORA":
+        loaded = _with_lora(base, folder, weights)
+    else:
+        raise ModelError(f"{folder}: an adapter of kind {kind}: expected LORA or PROMPT_TUNING")
+    loaded.model.eval()
+    return dataclasses.replace(
+        loaded,
+        name=name,
+        identity=_identity(base, config, folder),
+        prompt_format=read_prompt_format(folder) or base.prompt_format,
+    )
+
+
+def _with_lora(base: "LanguageModel", folder: Path, weights: dict[str, Any]) -> "LanguageModel":
+    from peft import PeftConfig
+    from peft.utils.save_and_load import set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(str(folder))
+    config.base_model_name_or_path = base.model.name_or_path  # which base it is has been settled
+    adapted = _with_layers(base, config)
+    loaded: Any = set_peft_model_state_dict(adapted.peft, weights)
+    adapted.peft.requires_grad_(False)
+    # peft passes over what does not fit, and the adapter would be without effect.
+    wrong = [key for key in loaded.missing_keys if "lora_" in key] + list(loaded.unexpected_keys)
+    if wrong:
+        raise ModelError(f"{folder}: the adapter does not fit {base.name}: {len(wrong)} weights, the first {wrong[0]}")
+    return adapted.lm if base.quantize else adapted.merged()
+
+
+def write_base(lm: "LanguageModel", folder: Path, prompt_format: "PromptFormat | None") -> None:
+    """Write which model the adapter in `folder` stands on, and in which format it was tuned."""
+    from openflan.models.load import write_prompt_format
+
+    described: dict[str, Any] = {"format": 1, "name": lm.name, "identity": lm.identity, "quantize": lm.quantize}
+    if (path := Path(lm.name).expanduser()).is_dir():
+        # A run folder that is moved takes its base along.
+        described |= {"name": str(path.resolve()), "path": os.path.relpath(path.resolve(), folder.resolve())}
+    write_json(folder / BASE_FILE, described)
+    if prompt_format is not None:
+        write_prompt_format(folder, prompt_format)
+
+
+def peft_base(lm: "LanguageModel") -> tuple[str, str | None]:
+    """The base model as peft's configuration names it: a folder or a hub id, and a revision."""
+    from openflan.models.load import find_model, is_hub_id
+
+    if is_hub_id(lm.name):
+        repo, _, revision = lm.name.partition("@")
+        return repo, revision or None
+    return str(find_model(lm.name).resolve()), None
+
+
+def base_name(folder: Path) -> str:
+    """The name of the model that the adapter in `folder` stands on. Raises ModelError where nothing names it."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        return _base_of(folder, config)[0]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: not an adapter: {error}") from error
+
+
+def _base_of(folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The base's name and what base.json says of it, empty of an adapter that openflan did not make."""
+    if not (folder / BASE_FILE).is_file():
+        repo, revision = config.get("base_model_name_or_path"), config.get("revision")
+        if not repo:
+            raise ModelError(f"{folder / CONFIG_FILE}: names no base model")
+        return f"{repo}@{revision}" if revision and not Path(repo).is_dir() else str(repo), {}
+    described = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+    near = folder / described["path"] if "path" in described else None
+    return str(near.resolve() if near and near.is_dir() else described["name"]), described
+
+
+def _load_base(
+    folder: Path, config: dict[str, Any], dtype: str, device: str, tokenizer: "PreTrainedTokenizerBase | None"
+) -> "LanguageModel":
+    from openflan.models.load import load_model
+
+    try:
+        name, described = _base_of(folder, config)
+        quantize, wanted = described.get("quantize"), described.get("identity")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / BASE_FILE}: {error}") from error
+    base = load_model(name, dtype=dtype, device=device, quantize=quantize, tokenizer=tokenizer)
+    if wanted is not None and base.identity != wanted:
+        raise ModelError(
+            f"{folder}: the adapter belongs to {name} ({wanted[:12]}), which is not what that name gives now "
+            f"({base.identity[:12]})"
+        )
+    return base
+
+
+def _identity(base: "LanguageModel", config: dict[str, Any], folder: Path) -> str:
+    """By content alone: not by where the base lies."""
+    plain = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
+    content = canonical_json([base.identity, plain, file_sha256(folder / WEIGHTS_FILE)])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+# Few bits
+
+
+def quantized_options(name: str, quantize: Quantize, device: str) -> dict[str, Any]:
+    """What `from_pretrained` is given to hold weights in few bits. Raises ModelError without bitsandbytes."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        how = "pip install 'openflan[qlora]'"
+        raise ModelError(Problem(name, f"quantize = {quantize!r} needs bitsandbytes, which is not installed", how))
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantize == "int8":
+        # It says at every layer of every pass that float32 inputs become float16, which is what int8 is.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+        )
+    return {"quantization_config": config, "device_map": {"": device}}

@@ -20,6 +20,7 @@ from transformers.utils import logging as bars
 from openflan.artifacts import file_sha256, write_text
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError
+from openflan.models import adapters
 from openflan.models.remote import is_remote
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class LanguageModel:
     """SHA-256 of weights, configuration and tokenizer: two models of one identity answer alike."""
     prefix_ids: tuple[int, ...] = ()
     """Ids that stand before every prompt: those of a soft prompt, see `soft_prompt.py`."""
+    quantize: adapters.Quantize | None = None
+    """The bits its matrices are held in; None for weights as they are."""
 
     @property
     def device(self) -> torch.device:
@@ -59,41 +62,57 @@ class LanguageModel:
 
 
 def load_model(
-    name: str, *, dtype: str = "float32", device: str = "auto", tokenizer: "PreTrainedTokenizerBase | None" = None
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    quantize: adapters.Quantize | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> LanguageModel:
     """The model called `name`: a hub id (`owner/name`, `owner/name@revision`), a local folder, or `world:NAME`.
 
-    device: "auto" takes a GPU where there is one. tokenizer: in place of the folder's own. Raises ModelError with what
-    was tried and the nearest names.
+    The folder of an adapter gives its base model with the adapter. device: "auto" takes a GPU where there is one.
+    quantize: hold matrices in few bits, for LoRA to stand beside. tokenizer: in place of the folder's own. Raises
+    ModelError with what was tried and the nearest names.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}")
     folder = find_model(name)
-    # A soft prompt's folder names the model it belongs to; imported here because that module imports this one.
-    from openflan.models.soft_prompt import DESCRIPTION_FILE, load_soft_prompt
-
-    if (folder / DESCRIPTION_FILE).exists():
-        return load_soft_prompt(folder, name=name, dtype=dtype, device=device)
+    if adapters.is_adapter(folder):
+        if quantize is not None:
+            raise ModelError(f"{name} is an adapter, whose base has the bits it was tuned in: tune that base instead")
+        return adapters.load_adapter(folder, name=name, dtype=dtype, device=device, tokenizer=tokenizer)
+    few_bits = {} if quantize is None else adapters.quantized_options(name, quantize, _device(device))
     try:
         with _no_bars():
-            model = cast("PreTrainedModel", AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]))
+            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], **few_bits)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{name}: {folder} does not hold a causal language model: {error}") from error
-    cast(Any, model).to(_device(device))
+    except RuntimeError as error:
+        if quantize is None:
+            raise
+        raise ModelError(f"{name}: quantize = {quantize!r} does not work on {_device(device)}: {error}") from error
+    model = cast("PreTrainedModel", loaded)
+    if quantize is None:  # else it lies where it was put
+        cast(Any, model).to(_device(device))
     model.eval()
+    identity = folder_identity(folder)
     return LanguageModel(
         name=name,
         model=model,
         tokenizer=tokenizer or load_tokenizer(name),
         prompt_format=read_prompt_format(folder),
         context=context_length(model.config),
-        identity=folder_identity(folder),
+        identity=identity if quantize is None else hashlib.sha256(f"{identity} {quantize}".encode()).hexdigest(),
+        quantize=quantize,
     )
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of the model called `name`; its weights are not read where the name is a folder's."""
     folder = find_model(name)
+    if adapters.is_adapter(folder) and not (folder / "tokenizer_config.json").exists():
+        return load_tokenizer(adapters.base_name(folder))
     try:
         return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -116,9 +135,16 @@ def find_model(name: str) -> Path:
         return folder
     if folder.exists():
         raise ModelError(f"{name}: the folder has no config.json, so it is no model's{_near(name)}")
-    if name.startswith((".", "/", "~")) or not 1 <= len(Path(name).parts) <= 2:
+    if not is_hub_id(name):
         raise ModelError(f"{name}: no such folder{_near(name)}")
     return _download(name)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` can only be a repository of the hub: no folder of that name is here."""
+    if name.startswith((WORLD_PREFIX, ".", "/", "~")) or Path(name).exists():
+        return False
+    return 1 <= len(Path(name).parts) <= 2
 
 
 def save_model(lm: LanguageModel, folder: Path, prompt_format: PromptFormat | None) -> None:
@@ -180,7 +206,7 @@ def _no_bars() -> Generator[None, None, None]:
 
 
 def _holds_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() or (folder / "soft_prompt.json").is_file()
+    return (folder / "config.json").is_file() or adapters.is_adapter(folder)
 
 
 def _device(device: str) -> str:

@@ -8,23 +8,22 @@ shared in scoring. The head still knows V tokens only; a soft prompt is never pr
 """
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openflan.artifacts import write_json
 from openflan.encoding.encode import Encoded
 from openflan.errors import ModelError
-from openflan.models.load import LanguageModel, folder_identity, load_model, read_prompt_format, write_prompt_format
+from openflan.models.adapters import WEIGHTS_FILE, peft_base, write_base
+from openflan.models.load import LanguageModel
 
-DESCRIPTION_FILE = "soft_prompt.json"
-VECTORS_FILE = "soft_prompt.safetensors"
+VECTORS = "prompt_embeddings"
+"""What peft calls them."""
 
 
 class SoftPromptEmbedding(nn.Module):
@@ -55,11 +54,9 @@ def add_soft_prompt(lm: LanguageModel, *, num_tokens: int = 10, seed: int = 0) -
     The vectors start as the embeddings of tokens drawn from the vocabulary, as Lester et al. found best but for class
     labels.
     """
-    if lm.prefix_ids:
-        raise ModelError(f"{lm.name} has a soft prompt already")
     weight = _embedding_weight(lm)
     drawn = torch.randint(len(weight), (num_tokens,), generator=torch.Generator().manual_seed(seed))
-    return _with_vectors(lm, weight.detach()[drawn.to(weight.device)].float().clone())
+    return put_before(lm, weight.detach()[drawn.to(weight.device)].float().clone())
 
 
 def prepend(encoded: Sequence[Encoded], prefix_ids: tuple[int, ...]) -> Sequence[Encoded]:
@@ -70,56 +67,52 @@ def prepend(encoded: Sequence[Encoded], prefix_ids: tuple[int, ...]) -> Sequence
 
 
 def save_soft_prompt(lm: LanguageModel, folder: Path) -> None:
-    """Write the vectors and the identity of the model they belong to; its weights stay where they are."""
+    """Write the vectors as peft writes a prompt-tuning adapter; the base's weights stay where they are."""
+    from peft import PromptTuningConfig, TaskType
+
     embedding = lm.model.get_input_embeddings()
     if not isinstance(embedding, SoftPromptEmbedding):
         raise ModelError(f"{lm.name} has no soft prompt to save")
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"vectors": embedding.vectors.detach().cpu().contiguous()}, folder / VECTORS_FILE)
-    base = str(Path(lm.name).resolve()) if Path(lm.name).is_dir() else lm.name
-    write_json(folder / DESCRIPTION_FILE, {"format": 1, "base": base, "base_identity": lm.identity})
-    if lm.prompt_format is not None:
-        write_prompt_format(folder, lm.prompt_format)
-
-
-def load_soft_prompt(
-    folder: Path,
-    *,
-    name: str | None = None,
-    base: LanguageModel | None = None,
-    dtype: str = "float32",
-    device: str = "auto",
-) -> LanguageModel:
-    """The soft prompt in `folder` in front of its base model, which is loaded by name unless given.
-
-    Raises ModelError where the base is not the model the vectors were learned on.
-    """
-    try:
-        described = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        vectors = load_file(folder / VECTORS_FILE)["vectors"]
-        base_name, wanted = str(described["base"]), str(described["base_identity"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: not a soft prompt: {error}") from error
-    if base is None:
-        base = load_model(base_name, dtype=dtype, device=device)
-    if base.identity != wanted:
-        raise ModelError(
-            f"{folder}: the soft prompt belongs to {base_name} ({wanted[:12]}), which is not what that name "
-            f"gives now ({base.identity[:12]})"
-        )
-    loaded = _with_vectors(base, vectors.to(base.device))
-    return dataclasses.replace(
-        loaded,
-        name=name or str(folder),
-        identity=folder_identity(folder),
-        prompt_format=read_prompt_format(folder) or base.prompt_format,
+    vectors = embedding.vectors.detach().cpu().contiguous()
+    save_file({VECTORS: vectors}, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    text = cast(Any, lm.model.config).get_text_config()
+    base, revision = peft_base(lm)
+    config = PromptTuningConfig(
+        task_type=TaskType.CAUSAL_LM,
+        num_virtual_tokens=len(vectors),
+        token_dim=vectors.shape[1],
+        num_transformer_submodules=1,
+        num_attention_heads=getattr(text, "num_attention_heads", None),
+        num_layers=getattr(text, "num_hidden_layers", None),
+        base_model_name_or_path=base,
+        revision=revision,
+        inference_mode=True,
     )
+    config.save_pretrained(str(folder))
+    write_base(lm, folder, lm.prompt_format)
 
 
-def _with_vectors(lm: LanguageModel, vectors: Tensor) -> LanguageModel:
-    model = lm.model
+def vectors_of(weights: Mapping[str, Tensor], folder: Path) -> Tensor:
+    """[P, hidden] of a saved soft prompt. Raises ModelError where the file holds something else."""
+    if set(weights) != {VECTORS} or weights[VECTORS].dim() != 2:
+        raise ModelError(
+            f"{folder / WEIGHTS_FILE}: expected one matrix {VECTORS!r}, found {', '.join(sorted(weights))}"
+        )
+    return weights[VECTORS]
+
+
+def put_before(lm: LanguageModel, vectors: Tensor) -> LanguageModel:
+    """The model with these vectors [P, hidden] before every prompt (in place); only they are trainable after this.
+
+    Raises ModelError where the model has a soft prompt already, or one of another width.
+    """
+    if lm.prefix_ids:
+        raise ModelError(f"{lm.name} has a soft prompt already")
+    model, vocabulary, width = lm.model, *_embedding_weight(lm).shape
+    if vectors.shape[1] != width:
+        raise ModelError(f"{lm.name} has embeddings of {width} numbers, the soft prompt of {vectors.shape[1]}")
     model.requires_grad_(False)
-    vocabulary = len(_embedding_weight(lm))
     cast(Any, model).set_input_embeddings(SoftPromptEmbedding(model.get_input_embeddings(), vectors))
     prefix_ids = tuple(range(vocabulary, vocabulary + len(vectors)))
     return dataclasses.replace(lm, prefix_ids=prefix_ids)

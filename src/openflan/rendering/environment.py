@@ -51,7 +51,10 @@ _CONSTANTS = {"true", "false", "none", "True", "False", "None"}
 def compile_text(text: str, where: str) -> Template:
     """A compiled template; raises CatalogError naming `where` and the line on a syntax error."""
     try:
-        return environment().from_string(text)
+        template = environment().from_string(text)
+        # Jinja walks these for every text it renders, and a chain of mappings, as it makes them, takes much longer.
+        template.globals = dict(template.globals)
+        return template
     except TemplateSyntaxError as error:
         what = f"template syntax: {error.message}" + (f" (its line {error.lineno})" if error.lineno > 1 else "")
         raise CatalogError(Problem(where, what)) from error

@@ -16,7 +16,7 @@ from openflan.catalog.task import Task, Template
 from openflan.ledger import Ledger
 from openflan.rendering.environment import variables
 from openflan.rendering.example import Example
-from openflan.rendering.render import ReadRow, render
+from openflan.rendering.render import ReadRow, Wording, render
 from openflan.seeding import generator
 
 Draw = Literal["fixed", "per_item"]
@@ -26,6 +26,8 @@ FLAN's code."""
 STAGE = "exemplars"
 MOST_ROWS = 1_000
 """Rows exemplars are drawn from; a task's rows are read in a shuffled order, so the first ones are a random part."""
+MOST_KEPT = 512
+"""Rendered candidates of a task kept in memory: all that fixed draws show, a part of what drawing for each row does."""
 
 _WORD = re.compile(r"\w+")
 
@@ -42,8 +44,18 @@ class _Candidate(NamedTuple):
 class ExemplarSource:
     """The rows of one task that exemplars may be taken from, and how they are drawn."""
 
-    def __init__(self, task: Task, rows: Sequence[ReadRow], *, seed: int, draw: Draw = "fixed") -> None:
+    def __init__(
+        self,
+        task: Task,
+        rows: Sequence[ReadRow],
+        *,
+        seed: int,
+        draw: Draw = "fixed",
+        wording: Wording = "instructions",
+    ) -> None:
+        """`wording`: how exemplars read, which must be how the example that follows them does."""
         self.task, self.seed, self.draw = task, seed, draw
+        self._wording: Wording = wording
         self._rows = list(rows)
         self._orders: dict[str, list[int]] = {}
         self._candidates: dict[tuple[str, int], _Candidate] = {}
@@ -101,7 +113,9 @@ class ExemplarSource:
         found = self._candidates.get((template.id, index))
         if found is None:
             row = self._rows[index]
-            example = render(self.task, row, template)
+            example = render(self.task, row, template, self._wording)
+            if len(self._candidates) == MOST_KEPT:
+                del self._candidates[next(iter(self._candidates))]
             found = _Candidate(row, text_key(self.task, row, template), example.inputs, example.targets)
             self._candidates[template.id, index] = found
         return found

@@ -77,6 +77,10 @@ class RowStore(Sequence[ReadRow]):
         chosen = positions if self.chosen is None else self.chosen[positions]
         return RowStore(self.file, self.num_rows, self.content_sha, np.ascontiguousarray(chosen, np.int64))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process maps the file itself; the mapped rows would be sent to it whole.
+        return {name: value for name, value in self.__dict__.items() if name != "_mapped"}
+
     @cached_property
     def _mapped(self) -> Any:
         return _map(self.file)

@@ -15,7 +15,7 @@ class ArmStyle:
     colour: str
     marker: str
     seen: bool = False
-    """Whether this arm was tuned on what it is evaluated on, so that it is no zero-shot result."""
+    """Whether it was tuned on rows of the task it is asked, so that it is no zero-shot result; its title says so."""
     shots: int = 0
     """Exemplars it is asked with, where its name says so; such arms are drawn hollow."""
 
@@ -35,9 +35,22 @@ ARMS: dict[str, ArmStyle] = {
         "Tuned, dataset name", "tuned with the name of the dataset in place of instructions", "#8f4a8b", "v"
     ),
     "soft_prompt": ArmStyle(
-        "Soft prompt", "a learned prompt on the evaluated task: not zero-shot", "#2f9ac4", "P", seen=True
+        "Soft prompt (seen)",
+        "the tuned model behind a prompt learned on the evaluated task's own train rows: not zero-shot",
+        "#2f9ac4",
+        "P",
+        seen=True,
     ),
-    "supervised": ArmStyle("Tuned on the task itself", "has seen this task: not zero-shot", "#4b4640", "X", seen=True),
+    "untuned_soft_prompt": ArmStyle(
+        "Untuned, soft prompt (seen)",
+        "the base model behind a prompt learned on the evaluated task's own train rows: not zero-shot",
+        "#6f7f2a",
+        "<",
+        seen=True,
+    ),
+    "supervised": ArmStyle(
+        "Supervised (seen)", "tuned on the evaluated task's own train rows: not zero-shot", "#4b4640", "X", seen=True
+    ),
 }
 
 _OTHERS = (("#2f9ac4", "P"), ("#4b4640", "X"), ("#00806a", "s"), ("#8f4a8b", "v"), ("#c98a00", "^"))

@@ -50,7 +50,10 @@ def drawings(run: Run) -> dict[str, Drawing]:
     _, losses = figures.curve_points(run.steps)
     if len(losses) > 1:
         alt = f"Tuning loss over {len(losses)} steps, from {losses[0]:.2f} to {losses[-1]:.2f} nats a target token."
-        found["curve"] = Drawing(alt, partial(figures.curve_figure, run.steps))
+        _, dev = figures.curve_points(run.dev)
+        if dev:
+            alt += f" On dev rows from {dev[0]:.2f} to {dev[-1]:.2f}."
+        found["curve"] = Drawing(alt, partial(figures.curve_figure, run.steps, run.dev))
     return found
 
 

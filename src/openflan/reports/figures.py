@@ -127,15 +127,21 @@ def differences_figure(differences: Sequence[Difference], width: Width = "wide")
     return figure
 
 
-def curve_figure(steps: Sequence[Mapping[str, Any]], width: Width = "wide") -> Figure:
-    """Loss against tuning steps: every step pale, a running median over them."""
+def curve_figure(
+    steps: Sequence[Mapping[str, Any]], dev: Sequence[Mapping[str, Any]] = (), width: Width = "wide"
+) -> Figure:
+    """Loss against tuning steps: every step pale, a running median over them, and points on dev rows."""
     figure, axes = _axes(width, 2.5 if width == "wide" else 2.2, 0.15, left=0.5, right=0.15, ygrid=True)
     xs, ys = curve_points(steps)
     axes.plot(xs, ys, color=ACCENT, linewidth=0.7, alpha=0.3, zorder=1)
     smooth = _running_median(ys, max(1, len(ys) // 25))
     axes.plot(xs, smooth, color=ACCENT, linewidth=1.6, zorder=2)
+    dev_xs, dev_ys = curve_points(dev)
+    if dev_xs:
+        axes.plot(dev_xs, dev_ys, color=INK, linewidth=1.0, marker="o", markersize=3, zorder=3, label="dev rows")
+        axes.legend(loc="upper right", frameon=False, fontsize=8)
     if ys:
-        axes.set_ylim(0, 1.08 * sorted(ys)[max(0, math.ceil(0.995 * len(ys)) - 1)])
+        axes.set_ylim(0, 1.08 * sorted([*ys, *dev_ys])[max(0, math.ceil(0.995 * (len(ys) + len(dev_ys))) - 1)])
         axes.set_xlim(0, max(xs) * 1.02 if max(xs) else 1)
         axes.annotate(
             f"{smooth[-1]:.2f}", (xs[-1], smooth[-1]), xytext=(0, 7), textcoords="offset points",
@@ -147,7 +153,7 @@ def curve_figure(steps: Sequence[Mapping[str, Any]], width: Width = "wide") -> F
 
 
 def curve_points(steps: Iterable[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """(steps, losses in nats) of the lines of steps.jsonl that have both; a resumed step counts once, as redone."""
+    """(steps, losses in nats) of the lines of steps.jsonl or dev.jsonl; a resumed step counts once, as redone."""
     found = {
         float(line["step"]): float(line["loss"])
         for line in steps

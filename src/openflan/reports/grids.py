@@ -160,7 +160,7 @@ def _score_group(title: str, arms: Mapping[str, Measured], run: Run, *, total: b
     for arm in in_order(arms):
         m = arms[arm]
         cells = (
-            Cell(style(arm).title + (" (has seen it)" if style(arm).seen else ""), ""),
+            Cell(style(arm).title, ""),
             Cell(exemplars_words(arm, m.shots) if run.has_exemplars else BLANK, "number side"),
             Cell(percent(m.mean), "mean"),
             Cell(interval(m.low, m.high), "range"),

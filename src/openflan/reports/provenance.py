@@ -90,11 +90,13 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _tuning_cost(run: Run) -> dict[str, str]:
-    totals = {
-        "Tuning tokens": sum(step.get("tokens") or 0 for step in run.steps),
-        "Tuning seconds": sum(mapping(step.get("timing")).get("seconds") or 0 for step in run.steps),
-    }
-    return {name: count(round(total)) for name, total in totals.items() if total}
+    timings = [mapping(step.get("timing")) for step in run.steps]
+    seconds = sum(timing.get("seconds") or 0 for timing in timings)
+    totals = {"Tuning tokens": sum(step.get("tokens") or 0 for step in run.steps), "Tuning seconds": seconds}
+    facts = {name: count(round(total)) for name, total in totals.items() if total}
+    if seconds and any("waited_seconds" in timing for timing in timings):
+        facts["Waited for data"] = f"{sum(timing.get('waited_seconds') or 0 for timing in timings) / seconds:.1%}"
+    return facts
 
 
 def _listing(value: Any) -> str:

@@ -91,6 +91,7 @@ class Run:
     mixture: Mapping[str, Any] = field(default_factory=dict[str, Any])
     recipe: str = ""
     steps: tuple[Mapping[str, Any], ...] = ()
+    dev: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -192,6 +193,7 @@ def _run(result: Mapping[str, Any], folder: Path, name: str) -> Run:
         mixture=_read_json(folder / "mixture.lock", optional=True),
         recipe=_read_text(folder / "recipe.toml"),
         steps=_read_lines(folder / "steps.jsonl"),
+        dev=_read_lines(folder / "dev.jsonl"),
     )
 
 

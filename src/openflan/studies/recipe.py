@@ -13,14 +13,16 @@ from openflan.catalog.holdout import Rule
 from openflan.catalog.load import known_keys, load_toml, validation_problems
 from openflan.encoding.prompt_format import Lengths, PromptFormat
 from openflan.errors import ConfigError, Problem, nearest
-from openflan.evaluation.samples import with_shots
+from openflan.evaluation.samples import SEEN_ARMS, with_shots
 from openflan.mixture.mixture import MixtureSettings
+from openflan.models.adapters import LoraSettings
 from openflan.models.remote import REMOTE_PREFIX, RemoteSettings, is_remote, remote_settings
 from openflan.rendering.exemplars import Draw
 from openflan.rendering.render import Wording
+from openflan.studies.seen import SoftPromptSettings, SupervisedSettings
 from openflan.tuning.settings import TuningSettings
 
-ARMS = ("untuned", "untuned_completion", "tuned", "few_shot", "no_template", "dataset_name")
+ARMS = ("untuned", "untuned_completion", "tuned", "few_shot", "no_template", "dataset_name", *SEEN_ARMS)
 _REMOTE_ARM = re.compile(rf"{REMOTE_PREFIX}[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -39,10 +41,10 @@ TUNED_WITH: dict[Arm, Wording] = {
     "no_template": "no_template",
     "dataset_name": "dataset_name",
 }
-"""Which wording the rows of an arm's tuning are read through; the other arms are not tuned."""
+"""Which wording the rows of an arm's tuning are read through; other arms are not tuned on the mixture."""
 
-MODEL_OF: dict[Arm, Arm] = {"few_shot": "tuned"}
-"""Arms that ask another arm's model."""
+MODEL_OF: dict[Arm, Arm] = {"few_shot": "tuned", "soft_prompt": "tuned"}
+"""Arms that ask another arm's model, or put a soft prompt in front of it."""
 
 
 class EvaluationSettings(BaseModel):
@@ -100,11 +102,13 @@ class Recipe(BaseModel):
     lengths: Lengths = Lengths()
     tuning: TuningSettings = TuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    supervised: SupervisedSettings = SupervisedSettings()
+    soft_prompt: SoftPromptSettings = SoftPromptSettings()
     remote: Mapping[str, RemoteSettings] = {}
     """The endpoints of arms `remote:NAME`, by NAME."""
 
     @model_validator(mode="after")
-    def _endpoints_fit(self) -> "Recipe":
+    def _arms_fit(self) -> "Recipe":
         problems = [
             f"arms: {arm} needs a table [remote.{name}] with url and model"
             for arm in self.arms
@@ -118,8 +122,10 @@ class Recipe(BaseModel):
             problems += [
                 f"arms: {arm} tunes its model, and an endpoint can only be asked"
                 for arm in self.arms
-                if arm in TUNED_WITH
+                if arm in (*TUNED_WITH, *SEEN_ARMS)
             ]
+        if "soft_prompt" in self.arms and self.tuning.method == "soft_prompt":
+            problems.append("arms: soft_prompt stands before the tuned model, which tuning.method gives one already")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -141,6 +147,18 @@ class Recipe(BaseModel):
             return {arm: self.evaluation.few_shot}
         return {with_shots(arm, shots): shots for shots in self.evaluation.shots}
 
+    def tuning_of(self, arm: Arm) -> TuningSettings:
+        """How the model or models of an arm are tuned."""
+        settings = self.tuning.model_copy(update={"seed": self.seed})
+        if arm == "supervised":
+            return self.supervised.tuning(settings)
+        return self.soft_prompt.tuning(settings) if arm in SEEN_ARMS else settings
+
+    @property
+    def sees_tasks(self) -> bool:
+        """Whether an arm is tuned on the evaluated tasks' own rows."""
+        return any(arm in SEEN_ARMS for arm in self.arms)
+
     @property
     def needs_exemplars(self) -> bool:
         return any(shots for arm in self.arms for shots in self.shots_of(arm).values())
@@ -148,7 +166,11 @@ class Recipe(BaseModel):
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""
         left_out = {"data_root", "require_all", "remote"}
-        plain = self.model_dump(mode="json", exclude=left_out) | {"tuning": self.tuning.content()}
+        # A table that no arm reads decides no number.
+        left_out |= {"supervised"} - set(self.arms)
+        left_out |= {"soft_prompt"} if {"soft_prompt", "untuned_soft_prompt"}.isdisjoint(self.arms) else set()
+        plain = self.model_dump(mode="json", exclude=left_out)
+        plain |= {"mixture": self.mixture.content(), "tuning": self.tuning.content()}
         if is_remote(self.model):
             plain["model"] = {"remote": remote_settings(self.model).content()}
         if self.remote:
@@ -160,8 +182,10 @@ class Recipe(BaseModel):
         return fingerprint(self.content())
 
     def to_toml(self) -> str:
-        """The resolved recipe as TOML; keys that are null are left out, which reads back the same."""
-        return tomli_w.dumps(_without_nulls(self.model_dump(mode="json", exclude=None if self.remote else {"remote"})))
+        """The resolved recipe as TOML, without nulls and arms' tables at their defaults; it reads back the same."""
+        own = {"supervised": SupervisedSettings(), "soft_prompt": SoftPromptSettings(), "remote": {}}
+        left_out = {name for name, default in own.items() if getattr(self, name) == default}
+        return tomli_w.dumps(_without_nulls(self.model_dump(mode="json", exclude=left_out)))
 
     def changed(self, **updates: Any) -> "Recipe":
         """A copy with top-level keys replaced, checked again; raises ConfigError."""
@@ -171,7 +195,17 @@ class Recipe(BaseModel):
 RECIPES = Path(__file__).parent / "recipes"
 """Recipes that ship with the package."""
 
-SECTIONS = (MixtureSettings, PromptFormat, Lengths, TuningSettings, EvaluationSettings, RemoteSettings)
+SECTIONS = (
+    MixtureSettings,
+    PromptFormat,
+    Lengths,
+    TuningSettings,
+    LoraSettings,
+    EvaluationSettings,
+    SupervisedSettings,
+    SoftPromptSettings,
+    RemoteSettings,
+)
 
 
 def load_recipe(file: Path) -> Recipe:
@@ -215,9 +249,8 @@ def resolve(
         table = load_recipe(found).model_dump(mode="json")
     table |= {key: value for key, value in top.items() if value not in (None, [])}
     for name, values in (sections or {}).items():
-        given = {key: value for key, value in values.items() if value is not None}
-        if given:
-            table[name] = {**table.get(name, {}), **given}
+        if given := _without_nulls(dict(values)):
+            table[name] = _over(table.get(name, {}), given)
     if missing := [f"--{key.replace('_', '-')}" for key in needs if not table.get(key)]:
         raise ConfigError(f"give a recipe, or {' and '.join(missing)}")
     table = {"model": "", "hold_out": [], **table}
@@ -240,3 +273,9 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return value
+
+
+def _over(below: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A table with the keys given put in, those of inner tables one by one."""
+    both = {key: _over(below[key], value) for key, value in given.items() if isinstance(value, dict) and key in below}
+    return {**below, **given, **both}

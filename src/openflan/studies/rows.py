@@ -8,6 +8,7 @@ from openflan.catalog.holdout import HeldOutSplit, hold_out
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Split, Task
 from openflan.errors import Problem, SourceError
+from openflan.evaluation.samples import SEEN_ARMS
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import TaskRows, tuning_templates
 from openflan.mixture.overlap import EvaluatedText, without_overlap
@@ -34,6 +35,12 @@ class SplitRows:
     ledger: Ledger
     exemplars: Mapping[str, ExemplarSource] = field(default_factory=dict[str, ExemplarSource])
     """Where the exemplars of each evaluated task come from; empty where nothing is asked with exemplars."""
+    dev: Mapping[str, TaskRows] = field(default_factory=dict[str, TaskRows])
+    """Dev rows of the tuning tasks, for the loss while tuning; empty where none is measured."""
+    dev_ledger: Ledger = field(default_factory=Ledger)
+    """What was dropped of them. Apart, since the lock and the run's ledger are about what the numbers depend on."""
+    seen: Mapping[str, TaskRows] = field(default_factory=dict[str, TaskRows])
+    """The evaluated tasks' own train rows, for arms that are tuned on the task they are asked; never in `train`."""
 
 
 def split_of(recipe: Recipe) -> HeldOutSplit:
@@ -71,7 +78,11 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
         raise SourceError([Problem("rows", "no task of one side could be read"), *unavailable])
     tasks = {task.name: task for task in split.evaluated if task.name in evaluated}
-    return SplitRows(train, evaluated, tasks, ledger, read_exemplars(tasks.values(), recipe, ledger))
+    exemplars = read_exemplars(tasks.values(), recipe, ledger)
+    dev_ledger = Ledger()
+    dev = read_dev(train, recipe, text if strict and split.evaluated else None, dev_ledger)
+    seen = read_seen(tasks.values(), recipe, ledger)
+    return SplitRows(train, evaluated, tasks, ledger, exemplars, dev, dev_ledger, seen)
 
 
 def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress = silent) -> None:
@@ -79,6 +90,9 @@ def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: 
     strict = split.rule == "strict"
     jobs = [_train_job(task, recipe) for task in split.train]
     jobs += [_job(task, part, recipe, _most(part, recipe, strict)) for task in split.evaluated for part in EVALUATED]
+    if recipe.tuning.dev_every:
+        jobs += [_dev_job(task, recipe) for task in split.train]
+    jobs += [_train_job(task, recipe) for task in split.evaluated if recipe.sees_tasks]
 
     def tell(done: int, total: int, task: str) -> None:
         progress(ProgressEvent("read rows", done, total, task))
@@ -121,6 +135,61 @@ def read_exemplars(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Map
     return found
 
 
+def read_dev(
+    train: Mapping[str, TaskRows], recipe: Recipe, evaluated: EvaluatedText | None, ledger: Ledger
+) -> dict[str, TaskRows]:
+    """The first dev rows of each tuning task, without those that repeat text of `evaluated` rows.
+
+    A task whose dev rows cannot be read is noted. Nothing is read where the recipe measures no dev loss.
+    """
+    found: dict[str, TaskRows] = {}
+    for name, share in train.items() if recipe.tuning.dev_every else ():
+        try:
+            rows: Sequence[ReadRow] = read_store(_dev_job(share.task, recipe), ledger)
+        except SourceError as error:
+            ledger.note(f"{name}: is not in the dev loss, its dev rows could not be read: {error}")
+            continue
+        if evaluated is not None:
+            rows = without_overlap(name, rows, evaluated, ledger)
+        if rows:
+            found[name] = TaskRows(share.task, rows, share.templates)
+    return found
+
+
+def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[str, TaskRows]:
+    """The evaluated tasks' own train rows with their direct templates, for the arms that have seen their task.
+
+    Rows that repeat text of one of the task's test rows, used or not, or of a dev row that is used are taken out under
+    either rule. (Many datasets' dev rows are cut from train and share its passages: all of them would take most of it.)
+    A task without train rows is left out, and the ledger says so. Nothing is read for a recipe without such an arm.
+
+    Raises SourceError if a task loses more than 5 % of its rows in reading, or if no task has any.
+    """
+    found: dict[str, TaskRows] = {}
+    counted = Ledger()
+    for task in tasks if recipe.sees_tasks else ():
+        try:
+            rows: Sequence[ReadRow] = read_store(_train_job(task, recipe), counted)
+        except SourceError as error:
+            counted.note(f"{task.name}: its train rows could not be read: {error}")
+            rows = ()
+        if rows:
+            dev, test = (read_store(_job(task, part, recipe, None), Ledger()) for part in EVALUATED)
+            text = EvaluatedText({task.name: [dev[: recipe.evaluation.dev_items], test]})
+            rows = without_overlap(task.name, rows, text, counted)
+        if rows:
+            found[task.name] = TaskRows(task, rows, task.of_kind("direct"))
+        else:
+            counted.note(f"{task.name}: has no train rows of its own, so no arm is tuned on them")
+    counted.check("render")
+    ledger.merge([counted])
+    if recipe.sees_tasks and not found:
+        raise SourceError(
+            [Problem("arms", f"{', '.join(SEEN_ARMS)} need train rows of an evaluated task", "none has any")]
+        )
+    return found
+
+
 def _read_evaluated(
     tasks: Sequence[Task], recipe: Recipe, ledger: Ledger, unavailable: list[Problem], *, strict: bool
 ) -> tuple[EvaluatedRows, dict[str, list[Sequence[ReadRow]]]]:
@@ -149,6 +218,10 @@ def _most(part: EvaluatedSplit, recipe: Recipe, strict: bool) -> int | None:
 
 def _train_job(task: Task, recipe: Recipe) -> StoreJob:
     return _job(task, "train", recipe, recipe.mixture.max_examples)
+
+
+def _dev_job(task: Task, recipe: Recipe) -> StoreJob:
+    return _job(task, "dev", recipe, recipe.tuning.dev_rows)
 
 
 def _job(task: Task, part: Split, recipe: Recipe, limit: int | None) -> StoreJob:

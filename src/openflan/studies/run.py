@@ -1,5 +1,6 @@
 """The main path: one recipe, start to end. Read `run` first; each of its lines is one layer of the package."""
 
+import dataclasses
 import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,26 +14,30 @@ from openflan import artifacts
 from openflan.catalog.holdout import HeldOutSplit, hold_out
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Task, Template
+from openflan.encoding.boundary import without_transformers
 from openflan.encoding.encode import Encoded, encode
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, RunError
 from openflan.evaluation.evaluate import Result, evaluate
-from openflan.evaluation.samples import read_samples, write_samples
+from openflan.evaluation.samples import SEEN_ARMS, read_samples, write_samples
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
 from openflan.rendering.render import render
 from openflan.studies.answer import answer
+from openflan.studies.follow import followed
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
 from openflan.studies.remote import answer_remotely
 from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
+from openflan.studies.seen import spread_rows
+from openflan.tuning.feed import MixtureBlocks
+from openflan.tuning.settings import TuningSettings
 
 if TYPE_CHECKING:
     from openflan.encoding.boundary import Tokenizer
     from openflan.models.load import LanguageModel
-    from openflan.tuning.tune import StepReport
 
 log = logging.getLogger(__name__)
 
@@ -86,22 +91,33 @@ def open_run(recipe: Recipe, out: Path) -> None:
 
 
 def lock(recipe: Recipe, split: HeldOutSplit, rows: SplitRows, out: Path) -> None:
-    """Write split.json and mixture.lock; raises RunError if rows or templates changed since the run began."""
-    content = Mixture(rows.train, recipe.mixture, recipe.seed).lock(rows.ledger)
-    file = out / "mixture.lock"
+    """Write split.json, mixture.lock and, for arms that see their task, seen.lock.
+
+    Raises RunError if rows or templates changed since the run began.
+    """
+    _keep_lock(Mixture(rows.train, recipe.mixture, recipe.seed).lock(rows.ledger), out / "mixture.lock")
+    if rows.seen:
+        # No mixture: each of these tasks is tuned on alone, so that a rate would say something false.
+        tasks = Mixture(rows.seen, recipe.mixture, recipe.seed).lock(rows.ledger)["tasks"]
+        plain = {name: {key: value for key, value in task.items() if key != "rate"} for name, task in tasks.items()}
+        _keep_lock({"format": 1, "seed": recipe.seed, "tasks": plain}, out / "seen.lock")
+    artifacts.write_json(out / "split.json", split.to_json())
+
+
+def _keep_lock(content: dict[str, Any], file: Path) -> None:
     if file.exists():
         before = artifacts.read_json(file)
         if before != content:
             raise RunError([Problem(str(file), "rows, templates or counts changed since this run began"),
                             *differing_keys(content, before)[:20]])  # fmt: skip
     artifacts.write_json(file, content)
-    artifacts.write_json(out / "split.json", split.to_json())
 
 
 def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Progress = silent) -> pl.DataFrame:
     """One arm's samples: its model, tuned if the arm is, asked every evaluated row through every template.
 
-    Once for each number of exemplars; no number's answers depend on which others are asked for.
+    Once for each number of exemplars; no number's answers depend on which others are asked for. An arm that sees its
+    task has a model for each task, which is asked that task alone.
     """
     folder = out / "arms" / arm
     if (file := folder / "samples.parquet").exists():
@@ -109,77 +125,155 @@ def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Prog
     ledger = Ledger()
     endpoint = recipe.endpoint_of(arm)
     own_style = arm == "untuned_completion" or (endpoint is not None and endpoint.templates == "completion")
-    lm = None
     if endpoint is None:
         _set_threads(recipe)
-        lm = arm_model(arm, recipe, rows, out, ledger, progress)
     parts: list[pl.DataFrame] = []
-    for name, shots in recipe.shots_of(arm).items():
-        examples = list(evaluation_examples(rows, "completion" if own_style else "direct", ledger, shots=shots))
+    models = [(None, rows, folder)] if endpoint else arm_models(arm, recipe, rows, out, ledger, progress)
+    for lm, asked, home in models:
+        for name, shots in recipe.shots_of(arm).items():
+            examples = list(evaluation_examples(asked, "completion" if own_style else "direct", ledger, shots=shots))
+            job = name if home == folder else f"{name}/{home.name}"
 
-        def report(done: int, total: int, name: str = name) -> None:
-            progress(ProgressEvent(f"{out.name}/{name}: score", done, total))
+            def report(done: int, total: int, job: str = job) -> None:
+                progress(ProgressEvent(f"{out.name}/{job}: score", done, total))
 
-        common: dict[str, Any] = {
-            "settings": recipe.evaluation,
-            "folder": folder / "scores" / (f"{shots}-shot" if shots else ""),
-            "ledger": ledger,
-            "report": report,
-        }
-        if endpoint is not None:
-            prompt = recipe.prompt or PromptFormat()
-            parts.append(answer_remotely(name, endpoint, examples, rows.tasks, prompt_format=prompt, **common))
-        else:
-            assert lm is not None
-            prompt = prompt_format(lm, recipe)
-            parts.append(answer(name, lm, examples, rows.tasks, prompt_format=prompt, lengths=recipe.lengths, **common))
+            common: dict[str, Any] = {
+                "settings": recipe.evaluation,
+                "folder": home / "scores" / (f"{shots}-shot" if shots else ""),
+                "ledger": ledger,
+                "report": report,
+            }
+            if lm is None:
+                assert endpoint is not None
+                prompt = recipe.prompt or PromptFormat()
+                parts.append(answer_remotely(name, endpoint, examples, asked.tasks, prompt_format=prompt, **common))
+            else:
+                common |= {"prompt_format": prompt_format(lm, recipe), "lengths": recipe.lengths}
+                parts.append(answer(name, lm, examples, asked.tasks, **common))
     samples = pl.concat(parts)
     artifacts.write_json(folder / "ledger.json", ledger.to_json())
     write_samples(samples, file)
     return samples
 
 
+def arm_models(
+    arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, ledger: Ledger, progress: Progress
+) -> Iterator[tuple["LanguageModel", SplitRows, Path]]:
+    """Every model an arm is about, the rows it is asked, and where its answers are kept.
+
+    That is one model for all rows, save for the arms of `SEEN_ARMS`: there one for each task, made when it is its turn.
+    """
+    if arm not in SEEN_ARMS:
+        yield arm_model(arm, recipe, rows, out, ledger, progress), rows, out / "arms" / arm
+        return
+    for number, task in enumerate(rows.seen):
+        # Each task's model begins from the same one, whose tuning is counted once.
+        base = arm_model(arm, recipe, rows, out, Ledger() if number else ledger, progress)
+        lm = seen_model(base, arm, task, recipe, rows, out, ledger, progress)
+        yield lm, dataclasses.replace(rows, tasks={task: rows.tasks[task]}), out / "arms" / arm / task
+
+
 def arm_model(
     arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, ledger: Ledger, progress: Progress
 ) -> "LanguageModel":
-    """The model an arm is about: the base model, or the base model tuned on rows read in the arm's wording."""
+    """The model an arm is about: the base model, or the base model tuned on rows read in the arm's wording.
+
+    Of an arm that sees its task: what each task's model begins from.
+    """
     from openflan.models.load import load_model
-    from openflan.tuning.tune import tune
 
-    tuning, home = MODEL_OF.get(arm, arm), home_of(arm, out)
-    lm = load_model(recipe.model)
-    if arm not in TUNED_WITH:
+    tuning = MODEL_OF.get(arm, arm)
+    # LoRA may stand beside weights in few bits; every other arm has the base as it is.
+    lora = recipe.tuning.method == "lora" and tuning in (*TUNED_WITH, "supervised")
+    lm = load_model(recipe.model, quantize=recipe.tuning.lora.quantize if lora else None)
+    if tuning not in TUNED_WITH:
         return lm
-    mixture = Mixture(rows.train, recipe.mixture, recipe.seed, TUNED_WITH[arm])
+    mixture = Mixture(rows.train, recipe.mixture, recipe.seed, TUNED_WITH[tuning])
+    # Of the arms that ask this model, the first has its counts.
+    first = next((name for name in recipe.arms if MODEL_OF.get(name, name) == tuning), arm)
+    counts = ledger if arm == first else Ledger()
+    home, job = home_of(tuning, out), f"{out.name}/{arm}"
+    return _tuned(lm, mixture, recipe, recipe.tuning_of(tuning), home, counts, job, progress, dev=rows)
+
+
+def seen_model(
+    base: "LanguageModel",
+    arm: Arm,
+    task: str,
+    recipe: Recipe,
+    rows: SplitRows,
+    out: Path,
+    ledger: Ledger,
+    progress: Progress,
+) -> "LanguageModel":
+    """`base` tuned on one evaluated task's own train rows, zero-shot: no result on an unseen task comes of it."""
+    share, settings = rows.seen[task], recipe.mixture.model_copy(update={"shots": {0: 1.0}})
+    if arm != "supervised":
+        share = dataclasses.replace(share, rows=spread_rows(share.rows, recipe.soft_prompt.rows))
+    mixture = Mixture({task: share}, settings, recipe.seed)
+    home, job = out / "arms" / arm / task, f"{out.name}/{arm}/{task}"
+    return _tuned(base, mixture, recipe, recipe.tuning_of(arm), home, ledger, job, progress)
+
+
+def _tuned(
+    lm: "LanguageModel",
+    mixture: Mixture,
+    recipe: Recipe,
+    settings: TuningSettings,
+    home: Path,
+    ledger: Ledger,
+    job: str,
+    progress: Progress,
+    *,
+    dev: SplitRows | None = None,
+) -> "LanguageModel":
+    """`lm` tuned on a mixture, in the folder `home`; what encoding dropped is counted in `ledger`.
+
+    The loss on dev rows is measured on those of `dev`.
+    """
+    from openflan.tuning.tune import last_block, tune
+
     prompt = prompt_format(lm, recipe)
-    counts = home / "encoded"
-
-    def block(number: int) -> Sequence[Encoded]:
-        counted = Ledger()
-        encoded = encode(
-            mixture.examples(number),
-            cast("Tokenizer", lm.tokenizer),
-            prompt,
-            recipe.lengths,
-            counted,
-            context=lm.context,
-        )
-        artifacts.write_json(counts / f"block-{number:06d}.json", counted.to_json())
-        return encoded
-
-    def report(step: "StepReport") -> None:
-        note = f"loss {step.loss:.3f} · {step.tokens / max(step.seconds, 1e-9):,.0f} tokens/s"
-        progress(ProgressEvent(f"{out.name}/{arm}: tune", step.step, recipe.tuning.steps, note))
-
-    settings = recipe.tuning.model_copy(update={"seed": recipe.seed})
-    tuned = tune(lm, block, settings, home, prompt_format=prompt, report=report, in_place=True)
-    if tuning == arm or tuning not in recipe.arms:  # else the other arm's ledger has these counts
-        ledger.merge(Ledger.from_json(artifacts.read_json(file)) for file in sorted(counts.glob("block-*.json")))
+    soft_prompt = settings.soft_prompt_tokens if settings.method == "soft_prompt" else 0
+    blocks = MixtureBlocks(
+        mixture,
+        without_transformers(cast("Tokenizer", lm.tokenizer)),
+        prompt,
+        recipe.lengths,
+        lm.context - len(lm.prefix_ids) - soft_prompt,
+        home / "encoded",
+    )
+    examples = dev_set(dev, blocks, home)
+    with followed(job, settings, home, recipe.content(), progress) as report:
+        tuned = tune(lm, blocks, settings, home, prompt_format=prompt, report=report, dev=examples, in_place=True)
+    ledger.merge(blocks.counted(last_block(home)))
     return tuned
 
 
+def dev_set(rows: SplitRows | None, blocks: MixtureBlocks, home: Path) -> dict[str, list[Encoded]]:
+    """The dev rows of the tuning tasks in the words they are tuned in, each through one template; see dev.json.
+
+    Empty without rows, and where the recipe measures no dev loss.
+    """
+    if rows is None or not rows.dev:
+        return {}
+    ledger = Ledger()
+    ledger.merge([rows.dev_ledger])
+    found: dict[str, list[Encoded]] = {}
+    for name, share in rows.dev.items():
+        examples = [
+            render(share.task, row, share.templates[number % len(share.templates)], blocks.mixture.wording)
+            for number, row in enumerate(share.rows)
+        ]
+        found[name] = encode(
+            examples, blocks.tokenizer, blocks.prompt_format, blocks.lengths, ledger, context=blocks.context
+        )
+    artifacts.write_json(home / "dev.json", ledger.to_json())
+    return found
+
+
 def home_of(arm: Arm, out: Path) -> Path:
-    """Where the model an arm asks is tuned and kept."""
+    """Where the model an arm asks, or stands on, is tuned and kept."""
     tuning = MODEL_OF.get(arm, arm)
     return out if tuning == "tuned" else out / "arms" / tuning
 
@@ -260,7 +354,7 @@ def _set_threads(recipe: Recipe) -> None:
 
 
 def _by_model(arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
-    """The arms in groups that ask one and the same model: two processes must not tune it side by side."""
+    """The arms in groups that need one and the same tuned model: two processes must not tune it side by side."""
     groups: dict[Arm, list[Arm]] = {}
     for arm in arms:
         groups.setdefault(MODEL_OF.get(arm, arm), []).append(arm)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -34,6 +35,16 @@ def backward(
             loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch leaves it unannotated
         total += loss.item()
     return total
+
+
+def target_nats(
+    model: PreTrainedModel, rows: Sequence[PackedRow], *, bfloat16: bool = False, way: Way = "ragged"
+) -> Tensor:
+    """[K], the loss of each target token of the rows in one forward pass, without gradients."""
+    batch = collate(rows, model.device)
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
+        logits = target_logits(model, batch, way)
+    return functional.cross_entropy(logits.float(), batch.labels, reduction="none")
 
 
 def forward_passes(rows: Sequence[PackedRow], most_tokens: int) -> Iterator[list[PackedRow]]:

@@ -2,12 +2,28 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from openflan.models.adapters import LoraSettings
 
 ROW_LENGTH = 1024 + 256
 """Tokens of a packed row unless set: the paper's longest prompt and target together."""
+
+TrackerName = Literal["tensorboard", "trackio", "wandb"]
+
+WITHOUT_EFFECT = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "threads",
+    "data_workers",
+    "dev_every",
+    "dev_rows",
+    "track",
+}
+"""Settings that the tuned weights do not depend on: a stopped run goes on with others."""
+USUAL_LR = {"lora": 2e-4, "soft_prompt": 0.3}
+"""Source: Dettmers et al. 2023 (QLoRA, up to 13B) and Lester et al. 2021."""
 
 
 class TuningSettings(BaseModel):
@@ -25,6 +41,7 @@ class TuningSettings(BaseModel):
     """Rows go through the model together up to that many tokens; the step's gradient is their sum either way."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(default=3e-5, gt=0)
+    """Where none is given, `USUAL_LR` has that of the other methods: the paper's would hardly move so few weights."""
     scale_parameter: bool = False
     """Adafactor's steps relative to each matrix's size. The paper does not say; here `lr` means what it says."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -47,13 +64,29 @@ class TuningSettings(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=1)
     log_every: int = Field(default=10, ge=1)
     """Steps between two reports; `steps.jsonl` has every step."""
+    data_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that render, encode and pack ahead of the steps; null is two beside a GPU, and none on a CPU, which
+    tuning keeps busy by itself."""
+    dev_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two measurements of the loss on dev rows of the tuning tasks; null measures none."""
+    dev_rows: int = Field(default=20, ge=1)
+    """Dev rows of each tuning task that this loss is over."""
+    track: tuple[TrackerName, ...] = ()
+    """Where the numbers that are shown while it runs also go."""
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch; null leaves it as it is."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lr_of_the_method(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "lr" not in given and given.get("method") in USUAL_LR:
+            return {**given, "lr": USUAL_LR[given["method"]]}
+        return given
+
     def content(self) -> dict[str, Any]:
         """What the tuned weights depend on, as plain data."""
-        return self.model_dump(mode="json", exclude={"checkpoint_every", "keep_checkpoints", "log_every", "threads"})
+        return self.model_dump(mode="json", exclude=WITHOUT_EFFECT)
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0.

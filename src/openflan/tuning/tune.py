@@ -5,10 +5,13 @@ Takes a `LanguageModel` and mixture blocks of `Encoded`, gives the tuned `Langua
     FOLDER/
       tuning.json    what the weights depend on: settings, base model, prompt format
       steps.jsonl    one line a step: loss (nats per target token), lr, grad_norm, tokens, target_tokens, examples,
-                     fill (share of the rows' room in use), timing {seconds, tokens_per_second}
+                     fill (share of the rows' room in use), block (of the mixture, of its last row),
+                     timing {seconds, tokens_per_second, waited_seconds (for its rows)}
+      dev.jsonl      the loss on dev rows at fixed steps, where there are any (`dev.py`)
       checkpoints/   while it runs
-      model/         written last; plain transformers loads it (soft prompts: the vectors alone)
-      adapter/       LoRA only: the adapter by itself, in peft's layout; `model/` has it merged
+      model/         written last; plain transformers loads it. Of soft prompts, and of LoRA beside quantized weights
+                     (merging would round them anew): the adapter alone, in peft's layout
+      adapter/       LoRA only: the adapter by itself; `model/` has it merged
 
 Calling `tune` again after a crash continues at the last sound checkpoint; on a CPU the weights end as if nothing had
 happened, bit for bit.
@@ -17,6 +20,7 @@ happened, bit for bit.
 import contextlib
 import copy
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -38,11 +42,12 @@ from openflan.models.adapters import Adapted, add_lora
 from openflan.models.load import LanguageModel, load_model, save_model
 from openflan.models.packed_forward import Way
 from openflan.models.packing import packing_of
-from openflan.models.soft_prompt import add_soft_prompt, prepend, save_soft_prompt
+from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, save_checkpoint
-from openflan.tuning.feed import Blocks, row_length, steps_from
-from openflan.tuning.loss import backward
+from openflan.tuning.dev import DevLog, DevLoss, DevSet
+from openflan.tuning.feed import Blocks, num_workers, row_length, steps_from
+from openflan.tuning.loss import backward, target_nats
 from openflan.tuning.optimizer import make_optimizer
 from openflan.tuning.settings import TuningSettings
 
@@ -70,7 +75,13 @@ class StepReport:
     examples: int
     fill: float
     """Tokens as a share of what the step's rows had room for."""
+    block: int
+    """Of the mixture, the one its last row is from."""
     seconds: float
+    waited_seconds: float
+    """Part of `seconds`: until its rows were there."""
+    dev: DevLoss | None = None
+    """The last one measured, if any."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -79,8 +90,9 @@ class StepReport:
     def to_json(self) -> dict[str, Any]:
         """Plain data; only what stands under "timing" differs between equal runs."""
         plain = dataclasses.asdict(self)
-        seconds = plain.pop("seconds")
-        return plain | {"timing": {"seconds": round(seconds, 4), "tokens_per_second": round(self.tokens_per_second, 1)}}
+        del plain["dev"]
+        timing = {"seconds": round(plain.pop("seconds"), 4), "waited_seconds": round(plain.pop("waited_seconds"), 4)}
+        return plain | {"timing": timing | {"tokens_per_second": round(self.tokens_per_second, 1)}}
 
 
 def tune(
@@ -91,13 +103,15 @@ def tune(
     *,
     prompt_format: PromptFormat | None = None,
     report: Callable[[StepReport], None] | None = None,
+    dev: DevSet | None = None,
     in_place: bool = False,
 ) -> LanguageModel:
     """The model after `settings.steps` steps on `blocks`, also saved in `folder/model`.
 
     blocks: gives the encoded examples of mixture block 0, 1, ...; asked again for the same block it must give the same.
     prompt_format: what the examples were encoded with, saved with the weights; default the model's own.
-    report: called every `settings.log_every` steps and after the last.
+    report: called after every step.
+    dev: examples whose loss is measured every `settings.dev_every` steps, before the first and after the last.
     in_place: tune `lm.model` itself where memory has no room for a copy; otherwise `lm` stays as it is.
 
     Raises RunError where the folder belongs to other settings, ModelError where the loss is not finite. On SIGTERM and
@@ -110,7 +124,7 @@ def tune(
             torch.set_num_threads(settings.threads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(settings.seed, "tune") % 2**63)
-            _run(lm if in_place else _copied(lm), blocks, settings, folder, prompt_format, report)
+            _run(lm if in_place else _copied(lm), blocks, settings, folder, prompt_format, report, dev)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return _finished(lm, folder)
 
@@ -122,6 +136,7 @@ def _run(
     folder: Path,
     prompt_format: PromptFormat,
     report: Callable[[StepReport], None] | None,
+    dev: DevSet | None,
 ) -> None:
     lm, adapted = _made_trainable(lm, settings)
     optimizer = make_optimizer(lm.model.parameters(), settings)
@@ -129,18 +144,28 @@ def _run(
     _cut_log(folder / LOG_FILE, progress.step)
     way = _way(lm, settings)
     lm.model.train()
-    feed = steps_from(progress.cursor, lambda block: prepend(blocks(block), lm.prefix_ids), settings, lm.context)
-    with _asked_to_stop() as stop, (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+    nats = functools.partial(target_nats, lm.model, bfloat16=_in_bfloat16(lm, settings), way=way)
+    dev_log = DevLog(dev or {}, lm, settings, nats, folder)
+    dev_log.measure(progress.step)
+    workers = num_workers(blocks, settings, on_gpu=lm.device.type == "cuda")
+    feed = steps_from(progress.cursor, blocks, settings, lm.context, prefix_ids=lm.prefix_ids, workers=workers)
+    with (
+        _asked_to_stop() as stop,
+        contextlib.closing(feed),
+        (folder / LOG_FILE).open("a", encoding="utf-8") as log,
+    ):
         while progress.step < settings.steps:
             started = time.perf_counter()
             rows, cursor = next(feed)
+            waited = time.perf_counter() - started
             loss, norm = _step(lm, rows, optimizer, settings, progress.step, way, folder)
             progress = Progress(progress.step + 1, cursor)
-            done = _described(progress.step, rows, loss, norm, settings, lm, time.perf_counter() - started)
+            done = _described(progress, rows, loss, norm, settings, lm, time.perf_counter() - started, waited)
             log.write(json.dumps(done.to_json()) + "\n")
             log.flush()
-            if report is not None and (progress.step % settings.log_every == 0 or progress.step == settings.steps):
-                report(done)
+            dev_log.measure(progress.step)
+            if report is not None:
+                report(dataclasses.replace(done, dev=dev_log.last))
             if stop or (progress.step % settings.checkpoint_every == 0 and progress.step < settings.steps):
                 save_checkpoint(folder / "checkpoints", progress, lm.model, optimizer, keep=settings.keep_checkpoints)
             if stop:
@@ -190,27 +215,35 @@ def computes_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(supported is not None and supported() for supported in known)
 
 
+def last_block(folder: Path) -> int:
+    """The block of the mixture that the last row tuned on in `folder` is from."""
+    return int(json.loads((folder / LOG_FILE).read_text(encoding="utf-8").splitlines()[-1])["block"])
+
+
 def _described(
-    step: int,
+    progress: Progress,
     rows: Sequence[PackedRow],
     loss: float,
     norm: float,
     settings: TuningSettings,
     lm: LanguageModel,
     seconds: float,
+    waited: float,
 ) -> StepReport:
     tokens = sum(len(row.input_ids) for row in rows)
     room = len(rows) * row_length((), settings, lm.context)
     return StepReport(
-        step=step,
+        step=progress.step,
         loss=loss,
-        lr=settings.lr_at(step - 1),
+        lr=settings.lr_at(progress.step - 1),
         grad_norm=norm,
         tokens=tokens,
         target_tokens=sum(len(row.labels) for row in rows),
         examples=sum(len(row.row_ids) for row in rows),
         fill=min(1.0, tokens / room),
+        block=progress.cursor.last_block,
         seconds=seconds,
+        waited_seconds=waited,
     )
 
 
@@ -220,6 +253,8 @@ def _made_trainable(lm: LanguageModel, settings: TuningSettings) -> tuple[Langua
         return adapted.lm, adapted
     if settings.method == "soft_prompt":
         return add_soft_prompt(lm, num_tokens=settings.soft_prompt_tokens, seed=settings.seed), None
+    if lm.quantize is not None:
+        raise ModelError(f"{lm.name} is held in {lm.quantize}, which only method lora can tune")
     lm.model.requires_grad_(True)
     return lm, None
 
@@ -241,8 +276,11 @@ def _save(lm: LanguageModel, adapted: Adapted | None, folder: Path, prompt_forma
     if lm.prefix_ids:
         save_soft_prompt(lm, work)
     elif adapted is not None:
-        adapted.save(folder / "adapter")
-        save_model(dataclasses.replace(lm, model=adapted.merged().model), work, prompt_format)
+        adapted.save(folder / "adapter", prompt_format)
+        if lm.quantize is None:
+            save_model(dataclasses.replace(lm, model=adapted.merged().model), work, prompt_format)
+        else:
+            adapted.save(work, prompt_format)
     else:
         save_model(lm, work, prompt_format)
     work.replace(folder / "model")

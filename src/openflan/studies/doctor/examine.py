@@ -47,7 +47,7 @@ EXAMINED: dict[str, Callable[[Patient], Finding]] = {
     "lora": adapters.lora,
     "reload": adapters.reload,
 }
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt", "soft_prompt.json")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt", "adapter_config.json")
 """A folder with none of these has no tokenizer; a soft prompt's has that of its base."""
 ENDPOINT = "endpoint"
 """The one check of a model that is not loaded here."""

@@ -1,0 +1,96 @@
+"""Numbered work done ahead in other processes, and given back in order.
+
+Takes a picklable function of a number, gives its results for one number after another. Read next: `feed.py`.
+"""
+
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from openflan.errors import ConfigError, Problem, RunError
+
+T = TypeVar("T")
+
+AHEAD = 2
+"""Results for each process that are under way or wait to be taken; what bounds memory."""
+
+_function: Callable[[int], Any] | None = None
+"""A worker process's; sent once, when it starts."""
+
+
+def in_order(function: Callable[[int], T], first: int, *, workers: int) -> Generator[T, None, None]:
+    """function(first), function(first + 1), ..., the same whatever `workers` is. Does not end; close it.
+
+    workers: processes that compute ahead, at most `AHEAD` results each; with 0 each result is computed when it is asked
+    for. The first result is computed here, while the processes start.
+
+    An error of `function` is raised where its result would have come. Raises ConfigError where `function` cannot be
+    sent to a process, RunError where a process dies.
+    """
+    if workers == 0:
+        yield from map(function, itertools.count(first))
+        return
+    sent = _pickled(function)
+    # A forked child of a process that has used torch's threads can hang.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (sent,))
+    try:
+        numbers = itertools.count(first + 1)
+        ahead = deque(pool.submit(_call, next(numbers)) for _ in range(AHEAD * workers))
+        yield function(first)
+        while True:
+            result = ahead.popleft().result()
+            ahead.append(pool.submit(_call, next(numbers)))
+            yield result
+    except BrokenProcessPool as error:
+        hint = "was it killed, or out of memory? `data_workers = 0` does the work in this process"
+        raise RunError(Problem("data_workers", "a process that prepares data ended without a word", hint)) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def can_be_sent(function: Callable[[int], Any]) -> bool:
+    """Whether another process can be given the function."""
+    try:
+        _pickled(function)
+    except ConfigError:
+        return False
+    return True
+
+
+def _pickled(function: Callable[[int], Any]) -> bytes:
+    try:
+        return pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        hint = "use functions and classes of a module, or data_workers = 0"
+        raise ConfigError(Problem("data_workers", f"the data cannot be sent to a process: {error}", hint)) from error
+
+
+def _start_worker(sent: bytes) -> None:
+    global _function
+    # Ctrl-C goes to all processes of a terminal: the one that started this one decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    # One process is one core, so that workers share a machine as they are told to.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _function = pickle.loads(sent)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _call(number: int) -> Any:
+    assert _function is not None
+    return _function(number)
