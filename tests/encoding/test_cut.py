@@ -41,12 +41,10 @@ KNOWN = [
     *(trained(pre_tokenizers.Sequence([isolated(pattern), BYTES])) for pattern in sorted(PATTERNS)),
     trained(WORDS, added=AddedToken("tea", normalized=False)),
 ]
-texts = st.lists(
-    st.sampled_from([*"as12 '.?\n\té中", " a", "'s", "tea", " the", "  ", "\n\n", " 2", ".\n", "A b"]), max_size=14
-).map("".join)
+texts = st.text(alphabet="aste A12'.\n\t\u00e9\u4e2d", max_size=20)
 
 
-@given(st.sampled_from(KNOWN), texts, st.lists(texts.filter(bool), min_size=1, max_size=3))
+@given(st.sampled_from(KNOWN), texts, st.lists(texts.filter(bool), min_size=1, max_size=2))
 def test_cut_texts_have_the_ids_of_whole_ones(tokenizer: Any, prompt: str, continuations: list[str]) -> None:
     cut = last_place(prompt)
     for text in (prompt, *(prompt + continuation for continuation in continuations)):
@@ -54,7 +52,7 @@ def test_cut_texts_have_the_ids_of_whole_ones(tokenizer: Any, prompt: str, conti
         assert head + tail == whole
 
 
-@given(st.sampled_from(KNOWN), texts, st.lists(texts.filter(bool), min_size=1, max_size=3))
+@given(st.sampled_from(KNOWN), texts, st.lists(texts.filter(bool), min_size=1, max_size=2))
 def test_a_boundary_is_the_same_with_and_without_cuts(tokenizer: Any, prompt: str, continuations: list[str]) -> None:
     prompt = "a b" + prompt
     whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
