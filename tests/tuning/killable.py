@@ -1,6 +1,16 @@
-"""A tuning run in a process of its own, to be killed: python -m tests.tuning.killable MODEL FOLDER."""
+"""A tuning run to be killed: python -m tests.tuning.killable MODEL FOLDER runs it once.
 
+With a number of kills after that, forked children run it, each killed at a moment drawn from a fixed seed, until one
+comes through; and one runs it without a kill. The log of steps tells the moments, so that they lie alike on a slow
+machine and a fast one.
+"""
+
+import json
+import os
+import random
+import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -12,7 +22,7 @@ from openflan.tuning.tune import tune
 from tests.models.tiny import examples
 
 SETTINGS = TuningSettings(
-    steps=120, tokens_per_step=60, row_length=30, lr=1e-3, optimizer="adamw", checkpoint_every=10, keep_checkpoints=2
+    steps=60, tokens_per_step=60, row_length=30, lr=1e-3, optimizer="adamw", checkpoint_every=3, keep_checkpoints=2
 )
 
 
@@ -20,6 +30,50 @@ def blocks(block: int) -> list[Encoded]:
     return examples(50, seed=block, task=f"block{block}")
 
 
-if __name__ == "__main__":
+def run(model: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    tune(load_model(sys.argv[1], device="cpu"), blocks, SETTINGS, Path(sys.argv[2]))
+    tune(load_model(model, device="cpu"), blocks, SETTINGS, folder)
+
+
+def lines(log: Path) -> int:
+    return len(log.read_bytes().splitlines()) if log.exists() else 0
+
+
+def forked(model: str, folder: Path) -> int:
+    """The id of a child that runs it and leaves with 0 if nothing stopped it."""
+    if child := os.fork():
+        return child
+    code = 1
+    try:
+        run(model, folder)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def killed_again_and_again(model: str, folder: Path, kills: int) -> None:
+    """Leaves `folder/killed`, `folder/straight`, and the number of steps logged at each kill in `folder/kills.json`."""
+    drawn = random.Random(0)
+    # A moment: that many lines of the log, and a pause within the next steps or the checkpoint they write.
+    moments = sorted((drawn.randrange(SETTINGS.steps + 1), drawn.random() * 0.1) for _ in range(kills))
+    log = folder / "killed" / "steps.jsonl"
+    seen: list[int] = []
+    for step, pause in moments:
+        child = forked(model, folder / "killed")
+        while lines(log) < step:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
+            time.sleep(0.001)
+        time.sleep(pause)
+        seen.append(lines(log))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    for name in ("killed", "straight"):
+        assert os.waitpid(forked(model, folder / name), 0)[1] == 0
+    (folder / "kills.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        killed_again_and_again(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        run(sys.argv[1], Path(sys.argv[2]))

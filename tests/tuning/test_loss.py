@@ -1,10 +1,14 @@
 """The loss is the by-hand one, however a step is cut into forward passes."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from openflan.encoding import Encoded, pack
-from openflan.tuning.loss import backward, forward_passes
+from openflan.models.packed_forward import Way
+from openflan.tuning.distributed import World
+from openflan.tuning.loss import Weighting, backward, forward_passes, passes_by_process
 from tests.models.tiny import EOS, FAMILIES, examples, tiny
 
 ROWS = pack(examples(20, longest=14), 20)
@@ -53,3 +57,48 @@ def test_forward_passes_keep_every_row_in_order() -> None:
     groups = list(forward_passes(ROWS, 45))
     assert [r for group in groups for r in group] == ROWS
     assert all(sum(len(r.input_ids) for r in group) <= 45 for group in groups)
+
+
+def test_examples_weigh_the_same_by_hand_on_three_target_tokens() -> None:
+    model = tiny()
+    one, two = (model(torch.tensor([ids])).logits[0].log_softmax(-1) for ids in ([7, EOS], [7, 8, 9, EOS]))
+    by_hand = -(one[0, EOS] + (two[1, 9] + two[2, EOS]) / 2) / 2
+    rows = pack([Encoded("t", "0", "x", (7,), (EOS,)), Encoded("t", "1", "x", (7, 8), (9, EOS))], 6)
+    assert len(rows) == 1
+    assert backward(model, rows, forward_tokens=8, weighting="example") == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["token", "example"])
+@pytest.mark.parametrize("processes", [1, 2, 3, 50])
+def test_shares_add_up_to_the_gradient_of_the_step(weighting: Weighting, processes: int) -> None:
+    model = tiny()
+    whole = backward(model, ROWS, forward_tokens=10**6, weighting=weighting)
+    expected = gradient(model)
+    model.zero_grad(set_to_none=True)
+    worlds = [World(rank, processes) for rank in range(processes)]
+    parts = [backward(model, ROWS, forward_tokens=25, weighting=weighting, world=world) for world in worlds]
+    assert sum(parts) == pytest.approx(whole, rel=1e-5)
+    assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("way", get_args(Way))
+def test_every_process_has_as_many_passes_and_every_example_is_in_one(way: Way) -> None:
+    by_process = passes_by_process(ROWS, 3, 45, way)
+    assert len({len(passes) for passes in by_process}) == 1
+    found = [name for passes in by_process for part in passes for row in part for name in row.row_ids]
+    assert sorted(found) == sorted(name for row in ROWS for name in row.row_ids)
+    tokens = [sum(len(row.input_ids) for part in passes for row in part) for passes in by_process]
+    assert max(tokens) - min(tokens) <= 20  # no more than a row
+    if way in ("padded", "alone"):
+        assert all(len(part) <= 1 and all(len(row.row_ids) == 1 for row in part) for p in by_process for part in p)
+
+
+@pytest.mark.parametrize("way", get_args(Way))
+def test_recomputing_layers_gives_the_same_gradient(way: Way) -> None:
+    model = tiny().train()
+    backward(model, ROWS, forward_tokens=45, way=way)
+    expected = gradient(model)
+    model.zero_grad(set_to_none=True)
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    backward(model, ROWS, forward_tokens=45, way=way)
+    assert torch.equal(gradient(model), expected)

@@ -1,8 +1,11 @@
 """Tuning learns, leaves what it promises, and a killed run ends with the same bytes."""
 
+import dataclasses
+import errno
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -128,7 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
         tune(lm, blocks, settings, tmp_path / "run", report=stop_at(7))
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step-000003", "step-000006"]
-    last = tmp_path / "run" / "checkpoints" / "step-000006" / "weights.safetensors"
+    (last,) = (tmp_path / "run" / "checkpoints" / "step-000006").glob("*.distcp")
     last.write_bytes(last.read_bytes()[:-1] + b"x")
     tune(lm, blocks, settings, tmp_path / "run")
     assert weights(tmp_path / "run") == weights(tmp_path / "straight")
@@ -144,6 +147,89 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_rows(tmp_path: Path) -> N
     found = json.loads((tmp_path / "run" / "not_finite.json").read_text())
     assert found["step"] == 1
     assert found["row_ids"][0].startswith("block0 train/")
+
+
+def test_the_rows_of_the_forward_pass_that_failed_are_named_apart(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base")
+    bad = 299
+    with torch.no_grad():
+        lm.model.model.embed_tokens.weight[bad] = float("inf")
+    good = Encoded("t", "good", "x", (5, 6, 7, 8, 9, 10), (8, 9, EOS))
+    rows = [good, dataclasses.replace(good, row_id="bad", prompt_ids=(bad, *good.prompt_ids[1:]))]
+    settings = QUICK.model_copy(update={"row_length": 9, "forward_tokens": 9})
+    lm.model.lm_head.weight = torch.nn.Parameter(lm.model.lm_head.weight.nan_to_num(posinf=0.0))
+    with pytest.raises(ModelError, match="1 of them in the forward passes it appeared in"):
+        tune(lm, lambda block: rows, settings, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "not_finite.json").read_text())
+    assert found["forward_pass"] == ["t bad x"]
+    assert {"t good x", "t bad x"} <= set(found["row_ids"])
+
+
+def room_of(num_bytes: int, settings: TuningSettings, folder: Path) -> RunError:
+    """What tuning raises where no file may grow larger than `num_bytes`."""
+    lm = saved(folder / "base")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        with pytest.raises(RunError) as raised:
+            tune(lm, blocks, settings, folder / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return raised.value
+
+
+def test_a_checkpoint_without_room_leaves_the_one_before_and_says_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = saved(tmp_path / "base")
+    straight = tune(lm, blocks, QUICK, tmp_path / "straight")
+    fsync, calls = os.fsync, itertools.count()
+
+    def full(descriptor: int) -> None:
+        if (tmp_path / "run" / "checkpoints" / "step-000003").exists() and next(calls) == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"step-000006: the disk is full: it takes about 0\.\d MiB.*step-000003"):
+        tune(lm, blocks, QUICK, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000003"]
+    again = tune(lm, blocks, QUICK, tmp_path / "run")
+    assert again.identity == straight.identity
+
+
+@pytest.mark.parametrize("checkpoint_every, named", [(3, "step-000003"), (100, "model")])
+def test_a_file_that_may_not_grow_is_an_error_that_says_so(tmp_path: Path, checkpoint_every: int, named: str) -> None:
+    settings = QUICK.model_copy(update={"checkpoint_every": checkpoint_every})
+    error = room_of(20_000, settings, tmp_path)
+    assert f"/{named}: the file is larger than this system lets it become" in str(error)
+    assert "make room and give the same command again" in str(error)
+    left = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert left == {"tuning.json", "steps.jsonl"}
+    tune(load_model(str(tmp_path / "base"), device="cpu"), blocks, settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "soft_prompt"])
+def test_gradient_checkpointing_moves_no_weight(tmp_path: Path, method: str) -> None:
+    lm = saved(tmp_path / "base")
+    for name, on in (("kept", False), ("again", True)):
+        settings = QUICK.model_copy(update={"steps": 3, "method": method, "gradient_checkpointing": on})
+        tune(lm, blocks, settings, tmp_path / name)
+    kept, again = (
+        {p.name: p.read_bytes() for p in (tmp_path / name / "model").iterdir()} for name in ("kept", "again")
+    )
+    assert kept == again
+
+
+def test_dropout_is_drawn_alike_after_a_stop(tmp_path: Path) -> None:
+    lora = QUICK.lora.model_copy(update={"dropout": 0.3})
+    settings = QUICK.model_copy(update={"method": "lora", "lora": lora, "log_every": 1})
+    lm = saved(tmp_path / "base")
+    tune(lm, blocks, settings, tmp_path / "straight")
+    with pytest.raises(CrashError):
+        tune(lm, blocks, settings, tmp_path / "stopped", report=stop_at(5))
+    tune(lm, blocks, settings, tmp_path / "stopped")
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "straight")
 
 
 def test_an_architecture_that_cannot_pack_is_tuned_otherwise_and_says_so(
@@ -173,10 +259,10 @@ def test_a_soft_prompt_comes_back_with_its_prefix(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
-def start(model: Path, folder: Path) -> "subprocess.Popen[bytes]":
+def start(*arguments: str | Path) -> "subprocess.Popen[bytes]":
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "tests.tuning.killable", str(model), str(folder)]
+    command = [sys.executable, "-m", "tests.tuning.killable", *map(str, arguments)]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
 
 
@@ -189,18 +275,16 @@ def wait_for_steps(run: "subprocess.Popen[bytes]", folder: Path, count: int) -> 
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_bytes_of_a_straight_run(tmp_path: Path) -> None:
+def test_killed_25_times_it_ends_with_the_bytes_of_a_straight_run(tmp_path: Path) -> None:
     saved(tmp_path / "base")
-    assert start(tmp_path / "base", tmp_path / "straight").wait() == 0
-    folder = tmp_path / "killed"
-    for count in (4, 33, 71):
-        run = start(tmp_path / "base", folder)
-        wait_for_steps(run, folder, count)
-        run.send_signal(signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL
-    assert start(tmp_path / "base", folder).wait() == 0
-    assert weights(folder) == weights(tmp_path / "straight")
-    assert steps(folder) == steps(tmp_path / "straight")
+    assert start(tmp_path / "base", tmp_path, "25").wait() == 0
+    kills = json.loads((tmp_path / "kills.json").read_text())
+    assert len(kills) == 25
+    assert len(set(kills)) > 12  # spread over the run
+    assert weights(tmp_path / "killed") == weights(tmp_path / "straight")
+    assert steps(tmp_path / "killed") == steps(tmp_path / "straight")
+    left = sorted(path.name for path in (tmp_path / "killed").iterdir())
+    assert left == sorted(path.name for path in (tmp_path / "straight").iterdir())
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from openflan.cli import catalog, compare, demo, doctor, evaluate, mix, render, report, run, score, tune, web
-from openflan.cli.console import err
-from openflan.errors import OpenflanError
+from openflan.cli import catalog, compare, demo, doctor, evaluate, mix, render, report, run, score, study, tune, web
+from openflan.cli.console import err, rank
+from openflan.errors import ConfigError, OpenflanError
 
 app = typer.Typer(
     name="openflan",
@@ -30,6 +30,7 @@ app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("web")(web.web)
 app.add_typer(catalog.app, name="catalog")
+app.add_typer(study.app, name="study")
 
 
 def _version(value: bool) -> None:
@@ -40,14 +41,25 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+TOGETHER = ("tune", "run")
+"""Verbs that know what to do when torchrun starts several processes of them."""
+
+
 @app.callback()
 def _main(  # pyright: ignore[reportUnusedFunction] -- typer calls it
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the library does.")] = False,
 ) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand not in TOGETHER:
+        raise ConfigError(
+            f"torchrun starts several processes, which only {' and '.join(TOGETHER)} can share work among"
+        )
+    # What one process of several warns of, the others would say too.
+    level = logging.ERROR if rank() > 0 else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
 
 
 def main() -> None:
@@ -57,7 +69,7 @@ def main() -> None:
     try:
         app()
     except OpenflanError as error:
-        kind = type(error).__name__
+        kind = type(error).__name__ + (f" in process {rank()}" if rank() > 0 else "")
         if error.problems:
             err.print(f"[bold red]{kind}[/]: {len(error.problems)} problem{'s' * (len(error.problems) > 1)}")
             for problem in error.problems:

@@ -1,6 +1,7 @@
 """Talk and progress on stderr, results on stdout."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Generator
@@ -29,6 +30,11 @@ SECONDS_BETWEEN_LINES = 10
 """How often a job that is not shown as a bar says where it stands."""
 
 
+def rank() -> int:
+    """This process's number among those that torchrun started; 0 where it did not."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def emit_json(value: Any) -> None:
     """One JSON document on stdout."""
     json.dump(value, sys.stdout, indent=1, ensure_ascii=False, sort_keys=True)
@@ -37,8 +43,11 @@ def emit_json(value: Any) -> None:
 
 @contextmanager
 def shown_progress(*, quiet: bool) -> Generator[Report, None, None]:
-    """A progress report that draws one bar per job on a terminal, and writes a line now and then elsewhere."""
-    if quiet:
+    """A progress report that draws one bar per job on a terminal, and writes a line now and then elsewhere.
+
+    Of the processes that torchrun starts only the first shows any.
+    """
+    if quiet or rank() > 0:
         yield lambda event: None
     elif err.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),

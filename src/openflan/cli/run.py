@@ -44,7 +44,8 @@ def run(
     from openflan.reports.table import render_table
     from openflan.studies.recipe import resolve
     from openflan.studies.rows import split_of, store_split
-    from openflan.studies.run import run_many
+    from openflan.studies.run import run_many, tune_arms
+    from openflan.tuning.distributed import joined
 
     resolved = resolve(
         recipe,
@@ -70,7 +71,14 @@ def run(
         return
     folder = out_ or Path("runs") / f"{'-'.join(resolved.hold_out)}-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
-        store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
+        with joined() as world:
+            if world.first:
+                store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
+            world.wait()
+            if world.size > 1:
+                tune_arms(resolved, folder, resolved.arms, progress=progress)
+        if not world.first:
+            return
         run_many({folder: resolved}, workers=workers, progress=progress)
     page = write_report(folder)
     result = read_json(folder / "result.json")

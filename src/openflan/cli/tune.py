@@ -35,11 +35,14 @@ def tune(
 ) -> None:
     """Tune only: the recipe's first tuned arm, on everything its held-out clusters allow.
 
+    On several GPUs: torchrun --nproc-per-node 8 -m openflan tune RECIPE (docs/tuning.md).
+
     Example: openflan tune --model gpt2 --hold-out nli --data-root data --method lora --steps 2000 --out runs/lora
     """
     from openflan.studies.recipe import TUNED_WITH, Arm, resolve
     from openflan.studies.rows import split_of, store_split
     from openflan.studies.run import tune_only
+    from openflan.tuning.distributed import joined
 
     resolved = resolve(
         recipe,
@@ -67,9 +70,13 @@ def tune(
     tuned_arms: list[Arm] = [name for name in resolved.arms if name in TUNED_WITH]
     arm: Arm = tuned_arms[0] if tuned_arms else "tuned"
     folder = out_ or Path("runs") / f"tune-{resolved.fingerprint[:8]}"
-    with shown_progress(quiet=quiet) as progress:
-        store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
+    with joined() as world, shown_progress(quiet=quiet) as progress:
+        if world.first:
+            store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
+        world.wait()
         model_folder = tune_only(resolved, folder, arm=arm, progress=progress)
+    if not world.first:
+        return
     typer.echo(str(model_folder))
     if not quiet:
         err.print(

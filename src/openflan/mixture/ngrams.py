@@ -33,29 +33,42 @@ class Words:
     """[num_texts]: words in each text"""
 
 
-def words_of(texts: Sequence[str]) -> Words:
-    """The words of each text as hashes, in order."""
+def split_words(texts: Sequence[str]) -> pl.Series:
+    """The lower-case words of each text, in order: a series of lists."""
     series = pl.Series("text", texts, dtype=pl.String())
-    lists = series.str.to_lowercase().str.extract_all(r"\w+")
+    return series.str.to_lowercase().str.extract_all(r"\w+")
+
+
+def words_of(texts: Sequence[str] | pl.Series) -> Words:
+    """The words of each text as hashes, in order. Texts may also be given as `split_words` returns them."""
+    lists = texts if isinstance(texts, pl.Series) else split_words(texts)
     lengths = lists.list.len().to_numpy().astype(np.int64)
     words = lists.filter(pl.Series(lengths > 0)).explode()
     hashes = words.hash(seed=1).to_numpy() if len(words) else np.zeros(0, np.uint64)
     return Words(hashes, np.repeat(np.arange(len(texts)), lengths), lengths)
 
 
-def ngrams(words: Words, n: int) -> tuple[Hashes, Positions]:
-    """The hash of every run of `n` words that lies within one text, and the text it lies in."""
-    count = len(words.hashes) - n + 1
-    if count <= 0:
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    runs = np.full(count, np.uint64(n))
+def run_hashes(hashes: Hashes, n: int, starts: Positions | None = None) -> Hashes:
+    """The hash of the run of `n` words from each of `starts`; without them, from every word with n - 1 behind it."""
+    count = max(len(hashes) - n + 1, 0)
+    runs = np.full(count if starts is None else len(starts), np.uint64(n))
     for offset in range(n):
-        runs = runs * _BASE + words.hashes[offset : offset + count]
+        runs = runs * _BASE + (hashes[offset : offset + count] if starts is None else hashes[starts + offset])
     runs ^= runs >> np.uint64(31)
     runs *= _MIX
     runs ^= runs >> np.uint64(29)
-    within = words.text[:count] == words.text[n - 1 :]
-    return runs[within], words.text[:count][within]
+    return runs
+
+
+def starts_within(text: Positions, n: int) -> npt.NDArray[np.bool_]:
+    """For every word with n - 1 behind it, whether the run of `n` words from it lies within one text."""
+    return text[: max(len(text) - n + 1, 0)] == text[n - 1 :]
+
+
+def ngrams(words: Words, n: int) -> tuple[Hashes, Positions]:
+    """The hash of every run of `n` words that lies within one text, and the text it lies in."""
+    within = starts_within(words.text, n)
+    return run_hashes(words.hashes, n)[within], words.text[: len(within)][within]
 
 
 def whole_texts(words: Words, *, shortest: int, longest: int) -> tuple[Hashes, Positions]:

@@ -63,6 +63,29 @@ _FOOT = 0.48
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A dataset's clean share, 0..1: ours under the rule shown and under the other one, and the paper's."""
+
+    task: str
+    shown: float
+    other: float
+    paper: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CleanPoint:
+    """A dataset's score on its clean rows minus its score on all, beside its clean share; 0..1 each."""
+
+    task: str
+    share_clean: float
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    ours: bool = True
+    """Else the paper's, which is recollected and drawn hollow."""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Rows of a dot figure that belong together: one task or cluster, and its arms."""
 
@@ -149,6 +172,71 @@ def curve_figure(
         )  # fmt: skip
     axes.set_xlabel("Tuning step")
     axes.set_ylabel("Loss, nats a target token")
+    return figure
+
+
+def shares_figure(shares: Sequence[Share], rules: tuple[str, str], width: Width = "wide") -> Figure:
+    """Clean rows of each dataset in percent: under the rule shown, under the other (hollow), and the paper's."""
+    step, line = 0.21, 0.19
+    entries: list[tuple[str, dict[str, Any]]] = [
+        (f"rule “{rules[0]}”", _point_mark(ACCENT, "o")),
+        (f"rule “{rules[1]}”", _point_mark(ACCENT, "o", hollow=True)),
+    ]
+    if any(share.paper is not None for share in shares):
+        entries.append(("the paper’s corpus (attested)", _point_mark(INK, "D")))
+    head = 0.12 + line * (len(entries) if width == "narrow" else 1)
+    figure, axes = _axes(
+        width, head + step * len(shares) + _FOOT, head, left=1.95 if width == "wide" else 1.5, right=0.2
+    )
+    axes.set_xlim(-2, 102)
+    axes.set_ylim(head + step * len(shares), head)
+    for index, share in enumerate(shares):
+        y = head + step * (index + 0.5)
+        axes.plot([100 * share.other, 100 * share.shown], [y, y], color=ACCENT, linewidth=0.8, alpha=0.5, zorder=1)
+        if share.paper is not None:
+            axes.plot([100 * share.paper], [y], zorder=2, **entries[-1][1])
+        axes.plot([100 * share.other], [y], zorder=3, **entries[1][1])
+        axes.plot([100 * share.shown], [y], zorder=4, **entries[0][1])
+        axes.annotate(
+            share.task, (0, y), xycoords=axes.get_yaxis_transform(), xytext=(-8, 0), textcoords="offset points",
+            ha="right", va="center_baseline", fontsize=7.5 if width == "wide" else 6.5, color=INK,
+        )  # fmt: skip
+    _legend(figure, entries, 1 if width == "narrow" else len(entries))
+    axes.set_xlabel("Clean rows, %", loc="left")
+    return figure
+
+
+def clean_figure(points_: Sequence[CleanPoint], width: Width = "wide") -> Figure:
+    """Clean minus all, in points, against the clean share of each dataset (after the paper's appendix)."""
+    entries: list[tuple[str, dict[str, Any]]] = [("this run, with 95 % interval", _point_mark(ACCENT, "o"))]
+    if any(not point.ours for point in points_):
+        entries.append(("FLAN 137B (recollected scores)", _point_mark(INK, "D", hollow=True)))
+    head = 0.12 + 0.19 * (len(entries) if width == "narrow" else 1)
+    figure, axes = _axes(width, 3.6, head, left=0.55, right=0.2, ygrid=True)
+    axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    axes.set_xlim(-3, 103)
+    values = [100 * v for p in points_ for v in (p.mean, p.low, p.high) if v is not None]
+    low, high = min([*values, -3.0]), max([*values, 3.0])
+    axes.set_ylim(low - 0.12 * (high - low), high + 0.12 * (high - low))
+    placed: list[tuple[float, float]] = []
+    # Ours in front, and named first; a name that would cover another is left to the table.
+    for point in sorted(points_, key=lambda p: (not p.ours, -abs(p.mean), p.task)):
+        x, y = 100 * point.share_clean, 100 * point.mean
+        if point.low is not None and point.high is not None:
+            axes.plot([x, x], [100 * point.low, 100 * point.high], color=ACCENT, linewidth=1.2, alpha=0.6, zorder=2)
+        axes.plot([x], [y], zorder=4 if point.ours else 3, **entries[0 if point.ours else 1][1])
+        apart = (7, 0.05) if width == "wide" else (14, 0.06)
+        crowded = any(abs(x - a) < 2 * apart[0] and abs(y - b) < apart[1] * (high - low) for a, b in placed)
+        if not crowded:
+            placed.append((x, y))
+            left = x > 80
+            axes.annotate(
+                point.task, (x, y), xytext=(-5 if left else 5, 3), textcoords="offset points",
+                ha="right" if left else "left", fontsize=6.5, color=INK if point.ours else MUTED,
+            )  # fmt: skip
+    _legend(figure, entries, 1 if width == "narrow" else len(entries))
+    axes.set_xlabel("Clean rows, %")
+    axes.set_ylabel("Clean minus all, points")
     return figure
 
 
@@ -335,6 +423,23 @@ _MARKS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mean": ("Mean over templates", {"color": MUTED, "linewidth": 2, "linestyle": "solid"}),
     "best_dev": ("Best template on dev", {"markeredgecolor": MUTED, **_RING}),
 }
+
+
+def _point_mark(colour: str, marker: str, *, hollow: bool = False) -> dict[str, Any]:
+    face = {"markerfacecolor": PAPER if hollow else colour, "markeredgecolor": colour if hollow else PAPER}
+    size = 5.5 if marker == "o" else 4.2
+    edge = 1.1 if hollow else 0.7
+    return {"color": colour, "marker": marker, "markersize": size, "markeredgewidth": edge, "linestyle": "none", **face}
+
+
+def _legend(figure: Figure, entries: Sequence[tuple[str, dict[str, Any]]], columns: int) -> None:
+    """Marks and their meaning along the top."""
+    width, height = figure.get_size_inches()
+    for index, (title, mark) in enumerate(entries):
+        row, column = divmod(index, columns)
+        x, y = 0.08 + column * (width - 0.1) / columns, 0.1 + _LEGEND_LINE * row
+        figure.add_artist(Line2D([(x + 0.07) / width], [1 - y / height], **mark))
+        figure.text((x + 0.2) / width, 1 - y / height, title, va="center_baseline", fontsize=8, color=INK)
 
 
 def _arm_mark(arm: str) -> dict[str, Any]:

@@ -181,11 +181,13 @@ def arm_model(
     Of an arm that sees its task: what each task's model begins from.
     """
     from openflan.models.load import load_model
+    from openflan.tuning.distributed import world
 
     tuning = MODEL_OF.get(arm, arm)
     # LoRA may stand beside weights in few bits; every other arm has the base as it is.
     lora = recipe.tuning.method == "lora" and tuning in (*TUNED_WITH, "supervised")
-    lm = load_model(recipe.model, quantize=recipe.tuning.lora.quantize if lora else None)
+    quantize = recipe.tuning.lora.quantize if lora else None
+    lm = load_model(recipe.model, device=world().loading_device, quantize=quantize)
     if tuning not in TUNED_WITH:
         return lm
     mixture = Mixture(rows.train, recipe.mixture, recipe.seed, TUNED_WITH[tuning])
@@ -381,11 +383,27 @@ def _rows_of(recipe: Recipe) -> SplitRows:
 
 def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progress = silent) -> Path:
     """Only the tuning of one arm; gives the folder of the tuned model."""
-    open_run(recipe, out)
-    split = split_of(recipe)
-    rows = read_split(split, recipe, progress=progress)
-    lock(recipe, split, rows, out)
-    _set_threads(recipe)
-    ledger = Ledger()
-    arm_model(arm, recipe, rows, out, ledger, progress)
+    tune_arms(recipe, out, [arm], progress=progress)
     return home_of(arm, out) / "model"
+
+
+def tune_arms(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progress = silent) -> None:
+    """Only the tuning that some arms need, which all processes that torchrun started do together.
+
+    Raises ConfigError for weights in few bits between several processes.
+    """
+    from openflan.tuning.distributed import world
+
+    if world().size > 1 and recipe.tuning.method == "lora" and recipe.tuning.lora.quantize is not None:
+        where = "tuning.lora.quantize"
+        raise ConfigError(Problem(where, "weights in few bits cannot be sharded", "leave it out, or use one process"))
+    split = split_of(recipe)
+    with world().first_alone():
+        open_run(recipe, out)
+        rows = read_split(split, recipe, progress=progress)
+        lock(recipe, split, rows, out)
+    _set_threads(recipe)
+    for arm in arms:
+        if arm in SEEN_ARMS or MODEL_OF.get(arm, arm) in TUNED_WITH:
+            for _ in arm_models(arm, recipe, rows, out, Ledger(), progress):
+                pass  # tuned, and kept in its folder

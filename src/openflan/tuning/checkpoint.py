@@ -1,31 +1,48 @@
-"""Checkpoints a killed run continues from: trainable weights, optimizer, cursor and random state.
+"""Checkpoints a killed run continues from: trainable weights, optimizer state, cursor; in torch's distributed format.
 
-Takes the state of a run, gives it back bit for bit. A checkpoint takes its name in one rename, and is read only if
-every file has the SHA-256 that was written down, so that a damaged one is passed over for the one before it.
+Takes the state of a run, gives it back bit for bit, to as many processes as there are now: each writes and reads its
+shards. A checkpoint takes its name in one rename, and is read only if every file has the SHA-256 that was written down,
+so that a damaged one is passed over for the one before it.
+
+    checkpoints/step-000200/
+      .metadata *.distcp   weights and optimizer state, by parameter name (torch.distributed.checkpoint)
+      state.json           step and cursor; nothing random is kept, since every step draws from a seed of its own
+      manifest.json        SHA-256 of each file
 """
 
+import contextlib
+import errno
 import json
 import logging
-import os
+import re
 import shutil
+import warnings
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import (
-    load_file,  # pyright: ignore[reportUnknownVariableType] -- its PathLike is unspecific
-    save_file,  # pyright: ignore[reportUnknownVariableType]
-)
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import PreTrainedModel
 
 from openflan.artifacts import file_sha256, write_json
+from openflan.errors import Problem, RunError
+from openflan.tuning.distributed import World
 from openflan.tuning.feed import Cursor
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, STATE, WEIGHTS, OPTIMIZER = "manifest.json", "state.json", "weights.safetensors", "optimizer.pt"
+MANIFEST, STATE = "manifest.json", "state.json"
+FORMAT = 2
+_OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
+_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+            errno.EFBIG: "the file is larger than this system lets it become"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +54,60 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, model: PreTrainedModel, optimizer: torch.optim.Optimizer, *, keep: int
+    folder: Path,
+    progress: Progress,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+    world: World | None = None,
 ) -> Path:
-    """Write `folder/step-000200` and remove all but the last `keep` checkpoints."""
+    """Write `folder/step-000200` and remove all but the last `keep` checkpoints; every process takes part.
+
+    Raises RunError where there is no room for it; earlier checkpoints stay, and nothing of this one.
+    """
+    world = world or World()
     final = folder / f"step-{progress.step:06d}"
-    work = folder / f".{final.name}.{os.getpid()}.part"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    save_file({name: p.detach().cpu().contiguous() for name, p in _trainable(model).items()}, work / WEIGHTS)
-    torch.save({"optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}, work / OPTIMIZER)
-    cursor = {"block": progress.cursor.block, "row": progress.cursor.row}
-    write_json(work / STATE, {"format": 1, "step": progress.step, "cursor": cursor})
-    write_json(work / MANIFEST, {name: file_sha256(work / name) for name in (OPTIMIZER, STATE, WEIGHTS)})
-    shutil.rmtree(final, ignore_errors=True)
-    work.replace(final)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    work = folder / f".{final.name}.part"
+    state = _state(model, optimizer)
+    if world.first:
+        shutil.rmtree(work, ignore_errors=True)
+    with room_for(final, _num_bytes(state), f"the run goes on from {_last(folder)}"), removed_on_error(work):
+        if world.first:
+            work.mkdir(parents=True)
+        world.wait()
+        _write(state, work, world)
+        own = {path.name: file_sha256(path) for path in work.glob(f"__{world.rank}_*")}
+        written = world.gathered(own)
+        if world.first:
+            cursor = {"block": progress.cursor.block, "row": progress.cursor.row}
+            described = {"format": FORMAT, "step": progress.step, "cursor": cursor, "processes": world.size}
+            write_json(work / STATE, described)
+            manifest = {name: file_sha256(work / name) for name in (STATE, ".metadata")}
+            write_json(work / MANIFEST, {**manifest, **{name: sha for part in written for name, sha in part.items()}})
+            shutil.rmtree(final, ignore_errors=True)
+            work.replace(final)
+    if world.first:
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    world.wait()
     return final
 
 
-def load_checkpoint(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
+def load_checkpoint(
+    folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, world: World | None = None
+) -> Progress:
     """Put the last sound checkpoint's state into model and optimizer; a fresh `Progress` where there is none."""
-    for part in folder.glob(".step-*.part"):
-        shutil.rmtree(part, ignore_errors=True)
-    for checkpoint in reversed(checkpoints(folder)):
-        if _is_sound(checkpoint):
+    world = world or World()
+    if world.first:
+        for part in folder.glob(".step-*.part"):
+            shutil.rmtree(part, ignore_errors=True)
+    found, *_ = world.gathered(checkpoints(folder))
+    for checkpoint in reversed(found):
+        if _is_sound(checkpoint, world):
             return _restore(checkpoint, model, optimizer)
-        logger.warning("%s is damaged and passed over", checkpoint)
+        if world.first:
+            logger.warning("%s is damaged or of an older version and passed over", checkpoint)
     return Progress()
 
 
@@ -72,25 +116,97 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def _is_sound(checkpoint: Path) -> bool:
+@contextlib.contextmanager
+def room_for(path: Path, num_bytes: int, meanwhile: str) -> Generator[None, None, None]:
+    """Turn what is raised when the disk has no room for the file or folder `path` into RunError.
+
+    num_bytes: about what it takes. meanwhile: what the user has all the same.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _no_room(error)
+        if reason is None:
+            raise
+        free = shutil.disk_usage(next(parent for parent in path.parents if parent.is_dir())).free
+        needed = f"it takes about {num_bytes / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free"
+        cure = f"make room and give the same command again: {meanwhile}"
+        raise RunError(Problem(str(path), f"{reason}: {needed}", cure)) from error
+
+
+@contextlib.contextmanager
+def removed_on_error(folder: Path) -> Generator[None, None, None]:
+    """Remove a folder if the block that fills it fails."""
+    try:
+        yield
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _no_room(error: BaseException) -> str | None:
+    """Why there is no room, if that is what an error, or one it was raised from, says."""
+    if isinstance(error, OSError):
+        return _NO_ROOM.get(error.errno or 0)
+    for cause in (error.__cause__, error.__context__):
+        if cause is not None and (reason := _no_room(cause)) is not None:
+            return reason
+    # safetensors writes the number into its text.
+    number = re.search(r"os error (\d+)", str(error))
+    return _NO_ROOM.get(int(number[1])) if number else None
+
+
+def _state(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    weights, moments = get_state_dict(model, optimizer, options=_OPTIONS)
+    return {"model": weights, "optimizer": moments}
+
+
+def _num_bytes(state: Any) -> int:
+    if isinstance(state, dict):
+        return sum(map(_num_bytes, cast("dict[str, Any]", state).values()))
+    return state.numel() * state.element_size() if isinstance(state, Tensor) else 0
+
+
+def _write(state: dict[str, Any], work: Path, world: World) -> None:
+    with _plain_errors():
+        save(state, storage_writer=FileSystemWriter(work), no_dist=world.size == 1)
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Generator[None, None, None]:
+    """What torch raises for all processes together turned into the error of the first that had one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is meant
+        try:
+            yield
+        except CheckpointException as error:
+            _, (first, _) = min(error.failures.items())
+            raise first from error
+
+
+def _last(folder: Path) -> str:
+    found = checkpoints(folder)
+    return str(found[-1]) if found else "its beginning"
+
+
+def _is_sound(checkpoint: Path, world: World) -> bool:
+    """Whether all files are as written; each process reads its part of them."""
     try:
         manifest: dict[str, str] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        return bool(manifest) and all(file_sha256(checkpoint / name) == sha for name, sha in manifest.items())
+        current = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("format") == FORMAT
+        own = sorted(manifest)[world.rank :: world.size]
+        sound = current and all(file_sha256(checkpoint / name) == manifest[name] for name in own)
     except (OSError, ValueError):
-        return False
+        sound = False
+    return all(world.gathered(sound))
 
 
 def _restore(checkpoint: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
-    weights = load_file(checkpoint / WEIGHTS)
-    with torch.no_grad():
-        for name, parameter in _trainable(model).items():
-            parameter.copy_(weights[name])
-    kept = cast("dict[str, Any]", torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True))
-    optimizer.load_state_dict(kept["optimizer"])
-    torch.set_rng_state(kept["random"])
-    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    return Progress(int(state["step"]), Cursor(**state["cursor"]))
-
-
-def _trainable(model: PreTrainedModel) -> dict[str, Tensor]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = _state(model, optimizer)
+    with _plain_errors():
+        load(state, checkpoint_id=checkpoint)
+    set_state_dict(
+        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=_OPTIONS
+    )
+    kept = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    return Progress(int(kept["step"]), Cursor(**kept["cursor"]))

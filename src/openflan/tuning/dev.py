@@ -84,9 +84,19 @@ def dev_loss(lm: LanguageModel, dev: DevSet, settings: TuningSettings, nats: Nat
 
 
 class DevLog:
-    """Measures when it is due, and keeps the file of a tuning folder."""
+    """Measures when it is due, and keeps the file of a tuning folder; of several processes only one `writes` it."""
 
-    def __init__(self, dev: DevSet, lm: LanguageModel, settings: TuningSettings, nats: Nats, folder: Path) -> None:
+    def __init__(
+        self,
+        dev: DevSet,
+        lm: LanguageModel,
+        settings: TuningSettings,
+        nats: Nats,
+        folder: Path,
+        *,
+        writes: bool = True,
+    ) -> None:
+        self._writes = writes
         self._dev = {name: encoded for name, encoded in dev.items() if encoded}
         self._lm, self._settings, self._nats = lm, settings, nats
         self._file = folder / DEV_FILE
@@ -107,7 +117,7 @@ class DevLog:
         measured = due and not any(record.step == step for record in kept)
         if measured:
             kept.append(dev_loss(self._lm, self._dev, self._settings, self._nats, step=step))
-        if measured or len(kept) < len(self._records):
+        if self._writes and (measured or len(kept) < len(self._records)):
             lines = [json.dumps(record.to_json(), allow_nan=False) + "\n" for record in kept]
             artifacts.write_text(self._file, "".join(lines))
         self._records = kept

@@ -16,6 +16,7 @@ WITHOUT_EFFECT = {
     "keep_checkpoints",
     "log_every",
     "threads",
+    "gradient_checkpointing",
     "data_workers",
     "dev_every",
     "dev_rows",
@@ -39,6 +40,11 @@ class TuningSettings(BaseModel):
     """The most tokens of a packed row; null takes the model's context, at most 1,280 and `tokens_per_step`."""
     forward_tokens: int = Field(default=4_096, ge=1)
     """Rows go through the model together up to that many tokens; the step's gradient is their sum either way."""
+    loss_weighting: Literal["token", "example"] = "token"
+    """A step's loss is the mean over its target tokens, or over its examples, each the mean over its own target tokens.
+    The paper packs its examples, which makes it "token"."""
+    gradient_checkpointing: bool = False
+    """The backward pass computes layers again in place of their being kept: less memory, about a third more time."""
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(default=3e-5, gt=0)
     """Where none is given, `USUAL_LR` has that of the other methods: the paper's would hardly move so few weights."""

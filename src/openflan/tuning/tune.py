@@ -1,4 +1,4 @@
-"""Instruction tuning of one model on one machine's one device: the loop, and what it leaves in its folder.
+"""Instruction tuning of one model, in one process or in those torchrun starts: the loop, and what it leaves behind.
 
 Takes a `LanguageModel` and mixture blocks of `Encoded`, gives the tuned `LanguageModel`. Read next: `scoring/`.
 
@@ -14,7 +14,7 @@ Takes a `LanguageModel` and mixture blocks of `Encoded`, gives the tuned `Langua
       adapter/       LoRA only: the adapter by itself; `model/` has it merged
 
 Calling `tune` again after a crash continues at the last sound checkpoint; on a CPU the weights end as if nothing had
-happened, bit for bit.
+happened, bit for bit. The number of processes may change meanwhile: it moves an update only by rounding.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -44,10 +44,11 @@ from openflan.models.packed_forward import Way
 from openflan.models.packing import packing_of
 from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
-from openflan.tuning.checkpoint import Progress, load_checkpoint, save_checkpoint
+from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, room_for, save_checkpoint
 from openflan.tuning.dev import DevLog, DevLoss, DevSet
+from openflan.tuning.distributed import World, joined, shard, whole
 from openflan.tuning.feed import Blocks, num_workers, row_length, steps_from
-from openflan.tuning.loss import backward, target_nats
+from openflan.tuning.loss import TargetLogits, backward, target_nats
 from openflan.tuning.optimizer import make_optimizer
 from openflan.tuning.settings import TuningSettings
 
@@ -66,7 +67,7 @@ class StepReport:
     step: int
     """From 1."""
     loss: float
-    """Nats per target token, before the step."""
+    """Nats per target token, before the step: the mean over tokens or examples, as `loss_weighting` says."""
     lr: float
     grad_norm: float
     """Before clipping."""
@@ -110,100 +111,148 @@ def tune(
 
     blocks: gives the encoded examples of mixture block 0, 1, ...; asked again for the same block it must give the same.
     prompt_format: what the examples were encoded with, saved with the weights; default the model's own.
-    report: called after every step.
+    report: called after every step, in the first process.
     dev: examples whose loss is measured every `settings.dev_every` steps, before the first and after the last.
     in_place: tune `lm.model` itself where memory has no room for a copy; otherwise `lm` stays as it is.
 
-    Raises RunError where the folder belongs to other settings, ModelError where the loss is not finite. On SIGTERM and
-    SIGINT it saves a checkpoint and leaves with SystemExit or KeyboardInterrupt.
+    Under torchrun every process calls this alike; each gives the tuned model on its CPU.
+
+    Raises RunError where the folder belongs to other settings or the disk is full, ModelError where the loss is not
+    finite. On SIGTERM and SIGINT it saves a checkpoint and leaves with SystemExit or KeyboardInterrupt.
     """
     prompt_format = prompt_format or lm.prompt_format or PromptFormat()
-    _claim(folder, lm, settings, prompt_format)
-    if not (folder / "model").is_dir():
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(settings.seed, "tune") % 2**63)
-            _run(lm if in_place else _copied(lm), blocks, settings, folder, prompt_format, report, dev)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return _finished(lm, folder)
+    device, dtype = str(lm.device), str(lm.model.dtype).removeprefix("torch.")
+    finished = (folder / "model").is_dir()
+    with contextlib.nullcontext(World()) if finished else joined() as world:
+        with world.first_alone():
+            _claim(folder, lm, settings, prompt_format)
+        if not finished:
+            if settings.threads is not None:
+                torch.set_num_threads(settings.threads)
+            lm = lm if in_place else dataclasses.replace(lm, model=copy.deepcopy(lm.model))
+            with torch.random.fork_rng(devices=[]):
+                tuning = _prepared(lm, settings, folder, world)
+                _run(tuning, blocks, report, dev)
+                _save(tuning, prompt_format)
+        if world.first:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    # Read back from there: what is returned is what was saved. A model that was sharded need not fit one device.
+    return load_model(str(folder / "model"), dtype=dtype, device=device if world.size == 1 else "cpu")
 
 
-def _run(
-    lm: LanguageModel,
-    blocks: Blocks,
-    settings: TuningSettings,
-    folder: Path,
-    prompt_format: PromptFormat,
-    report: Callable[[StepReport], None] | None,
-    dev: DevSet | None,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class _Tuning:
+    """A model made ready to be tuned, and everything a step needs."""
+
+    lm: LanguageModel
+    logits: TargetLogits
+    adapted: Adapted | None
+    optimizer: torch.optim.Optimizer
+    settings: TuningSettings
+    folder: Path
+    world: World
+    way: Way
+    bfloat16: bool
+
+    @property
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.lm.model.named_parameters() if p.requires_grad}
+
+
+def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: World) -> _Tuning:
+    if world.size > 1 and lm.quantize is not None:
+        raise ModelError(f"{lm.name} is held in {lm.quantize}, which cannot be sharded: tune it in one process")
     lm, adapted = _made_trainable(lm, settings)
-    optimizer = make_optimizer(lm.model.parameters(), settings)
-    progress = load_checkpoint(folder / "checkpoints", lm.model, optimizer)
-    _cut_log(folder / LOG_FILE, progress.step)
     way = _way(lm, settings)
+    if settings.gradient_checkpointing:
+        _keep_less(lm)
+    bfloat16 = _in_bfloat16(world.device or lm.device, settings)
+    logits = TargetLogits(lm.model)
+    if world.size > 1:
+        shard(lm.model, logits, world, bfloat16=bfloat16)
+    optimizer = make_optimizer(lm.model.parameters(), settings)
+    return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, bfloat16)
+
+
+def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] | None, dev: DevSet | None) -> None:
+    lm, settings, folder, world = tuning.lm, tuning.settings, tuning.folder, tuning.world
+    progress = load_checkpoint(folder / "checkpoints", lm.model, tuning.optimizer, world)
+    if world.first:
+        _cut_log(folder / LOG_FILE, progress.step)
     lm.model.train()
-    nats = functools.partial(target_nats, lm.model, bfloat16=_in_bfloat16(lm, settings), way=way)
-    dev_log = DevLog(dev or {}, lm, settings, nats, folder)
+    bfloat16 = tuning.bfloat16 and world.size == 1  # sharded layers compute in it without being asked
+    nats = functools.partial(target_nats, tuning.logits, bfloat16=bfloat16, way=tuning.way)
+    dev_log = DevLog(dev or {}, lm, settings, nats, folder, writes=world.first)
     dev_log.measure(progress.step)
     workers = num_workers(blocks, settings, on_gpu=lm.device.type == "cuda")
     feed = steps_from(progress.cursor, blocks, settings, lm.context, prefix_ids=lm.prefix_ids, workers=workers)
-    with (
-        _asked_to_stop() as stop,
-        contextlib.closing(feed),
-        (folder / LOG_FILE).open("a", encoding="utf-8") as log,
-    ):
+    with _asked_to_stop() as asked, contextlib.closing(feed), _log(folder / LOG_FILE, world) as log:
         while progress.step < settings.steps:
             started = time.perf_counter()
             rows, cursor = next(feed)
             waited = time.perf_counter() - started
-            loss, norm = _step(lm, rows, optimizer, settings, progress.step, way, folder)
+            loss, norm, stop = _step(tuning, rows, progress.step, asked)
             progress = Progress(progress.step + 1, cursor)
             done = _described(progress, rows, loss, norm, settings, lm, time.perf_counter() - started, waited)
-            log.write(json.dumps(done.to_json()) + "\n")
-            log.flush()
+            log(json.dumps(done.to_json()) + "\n")
             dev_log.measure(progress.step)
-            if report is not None:
+            if report is not None and world.first:
                 report(dataclasses.replace(done, dev=dev_log.last))
-            if stop or (progress.step % settings.checkpoint_every == 0 and progress.step < settings.steps):
-                save_checkpoint(folder / "checkpoints", progress, lm.model, optimizer, keep=settings.keep_checkpoints)
+            due = progress.step % settings.checkpoint_every == 0 and progress.step < settings.steps
+            if stop or due:
+                keep = settings.keep_checkpoints
+                save_checkpoint(folder / "checkpoints", progress, lm.model, tuning.optimizer, keep=keep, world=world)
             if stop:
-                raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
-    _save(lm, adapted, folder, prompt_format)
+                raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
 
 
-def _step(
-    lm: LanguageModel,
-    rows: Sequence[PackedRow],
-    optimizer: torch.optim.Optimizer,
-    settings: TuningSettings,
-    step: int,
-    way: Way,
-    folder: Path,
-) -> tuple[float, float]:
-    """One optimizer step: (loss, gradient norm before clipping)."""
+def _step(tuning: _Tuning, rows: Sequence[PackedRow], step: int, asked: Sequence[int]) -> tuple[float, float, int]:
+    """One optimizer step: (loss, gradient norm before clipping, number of the signal that asks to stop or 0)."""
+    settings, optimizer, world = tuning.settings, tuning.optimizer, tuning.world
     optimizer.zero_grad(set_to_none=True)
-    bfloat16 = _in_bfloat16(lm, settings)
-    loss = backward(lm.model, rows, forward_tokens=settings.forward_tokens, bfloat16=bfloat16, way=way)
-    trainable = [p for p in lm.model.parameters() if p.requires_grad]
-    norm = float(torch.nn.utils.clip_grad_norm_(trainable, settings.clip_norm or math.inf))
+    # What a step draws (dropout) depends on step and process alone, so that nothing random need be kept to go on.
+    torch.manual_seed(derive(settings.seed, "tune", step, world.rank) % 2**63)
+    not_finite: list[str] = []
+    nats = backward(
+        tuning.logits,
+        rows,
+        forward_tokens=settings.forward_tokens,
+        weighting=settings.loss_weighting,
+        bfloat16=tuning.bfloat16 and world.size == 1,  # sharded layers compute in it without being asked
+        way=tuning.way,
+        world=world,
+        not_finite=not_finite,
+    )
+    loss, terminated, interrupted = world.summed([nats, asked.count(signal.SIGTERM), asked.count(signal.SIGINT)])
+    clip = settings.clip_norm or math.inf
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(tuning.trainable.values(), clip)))
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        row_ids = [name for row in rows for name in row.row_ids]
-        path = folder / "not_finite.json"
-        artifacts.write_json(path, {"step": step + 1, "loss": str(loss), "grad_norm": str(norm), "row_ids": row_ids})
-        raise ModelError(
-            f"step {step + 1}: loss {loss}, gradient norm {norm}; its {len(row_ids)} examples are named in {path}, "
-            f"the first is {row_ids[0]}"
-        )
+        _stop_not_finite(tuning, rows, step, loss, norm, not_finite)
     for group in optimizer.param_groups:
         group["lr"] = settings.lr_at(step)
     optimizer.step()
-    return loss, norm
+    return loss, norm, signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
 
 
-def _in_bfloat16(lm: LanguageModel, settings: TuningSettings) -> bool:
-    return settings.precision == "bfloat16" or (settings.precision == "auto" and computes_bfloat16(lm.device))
+def _stop_not_finite(
+    tuning: _Tuning, rows: Sequence[PackedRow], step: int, loss: float, norm: float, own: Sequence[str]
+) -> NoReturn:
+    """Write down which rows a loss that is not finite comes from, and raise ModelError."""
+    row_ids = [name for row in rows for name in row.row_ids]
+    found = [name for part in tuning.world.gathered(list(own)) for name in part]
+    path = tuning.folder / "not_finite.json"
+    if tuning.world.first:
+        numbers = {"step": step + 1, "loss": str(loss), "grad_norm": str(norm)}
+        artifacts.write_json(path, numbers | {"row_ids": row_ids, "forward_pass": found})
+    where = f"{len(found)} of them in the forward passes it appeared in" if found else "each of their losses is finite"
+    raise ModelError(
+        f"step {step + 1}: loss {loss}, gradient norm {norm}; its {len(row_ids)} examples are named in {path}, "
+        f"{where}; the first is {(found or row_ids)[0]}"
+    )
+
+
+def _in_bfloat16(device: torch.device, settings: TuningSettings) -> bool:
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and computes_bfloat16(device))
 
 
 def computes_bfloat16(device: torch.device) -> bool:
@@ -261,35 +310,69 @@ def _made_trainable(lm: LanguageModel, settings: TuningSettings) -> tuple[Langua
 
 def _way(lm: LanguageModel, settings: TuningSettings) -> Way:
     """How examples go through the model; where that is not the cheapest way, it is said."""
-    with torch.autocast(lm.device.type, torch.bfloat16, enabled=_in_bfloat16(lm, settings)):
+    with torch.autocast(lm.device.type, torch.bfloat16, enabled=_in_bfloat16(lm.device, settings)):
         packing = packing_of(lm.model, row_length((), settings, lm.context))
     if packing.refused:
         logger.warning("%s", packing)
     return packing.way
 
 
-def _save(lm: LanguageModel, adapted: Adapted | None, folder: Path, prompt_format: PromptFormat) -> None:
-    """Fill `folder/model` and give it its name in one rename."""
-    work = folder / "model.part"
-    shutil.rmtree(work, ignore_errors=True)
-    lm = dataclasses.replace(lm, prompt_format=prompt_format)
-    if lm.prefix_ids:
-        save_soft_prompt(lm, work)
-    elif adapted is not None:
-        adapted.save(folder / "adapter", prompt_format)
-        if lm.quantize is None:
-            save_model(dataclasses.replace(lm, model=adapted.merged().model), work, prompt_format)
-        else:
-            adapted.save(work, prompt_format)
-    else:
-        save_model(lm, work, prompt_format)
-    work.replace(folder / "model")
+def _keep_less(lm: LanguageModel) -> None:
+    """Recompute layers in the backward pass."""
+    model: Any = lm.model
+    try:
+        # The second name is that of earlier releases of transformers.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(f"{lm.name}: gradient_checkpointing: {error}") from error
 
 
-def _finished(lm: LanguageModel, folder: Path) -> LanguageModel:
-    """The model in `folder/model`, read back from there: what is returned is what was saved."""
-    dtype = str(lm.model.dtype).removeprefix("torch.")
-    return load_model(str(folder / "model"), dtype=dtype, device=str(lm.device))
+def _save(tuning: _Tuning, prompt_format: PromptFormat) -> None:
+    """Fill `folder/model` and give it its name in one rename; the first process does, with what the others hold."""
+    folder, lm, adapted = tuning.folder, tuning.lm, tuning.adapted
+    if tuning.world.size > 1:
+        lm, adapted = _put_together(tuning)
+    if tuning.world.first:
+        work = folder / "model.part"
+        shutil.rmtree(work, ignore_errors=True)
+        lm = dataclasses.replace(lm, prompt_format=prompt_format)
+        num_bytes = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+        meanwhile = "the run goes on from its last checkpoint"
+        with room_for(folder / "model", num_bytes, meanwhile), removed_on_error(work):
+            if lm.prefix_ids:
+                save_soft_prompt(lm, work)
+            elif adapted is not None:
+                adapted.save(folder / "adapter", prompt_format)
+                if lm.quantize is None:
+                    save_model(dataclasses.replace(lm, model=adapted.merged().model), work, prompt_format)
+                else:
+                    adapted.save(work, prompt_format)
+            else:
+                save_model(lm, work, prompt_format)
+        work.replace(folder / "model")
+    tuning.world.wait()
+
+
+def _put_together(tuning: _Tuning) -> tuple[LanguageModel, Adapted | None]:
+    """The tuned model whole, on the CPU of the first process; in others what is given has no meaning.
+
+    It is the base model loaded once more, with the tuned parameters put in place one by one.
+    """
+    lm, adapted = tuning.lm, tuning.adapted
+    targets: dict[str, torch.nn.Parameter] = {}
+    if tuning.world.first:
+        base = load_model(lm.name, dtype=str(lm.model.dtype).removeprefix("torch."), device="cpu")
+        if base.identity != lm.identity:
+            raise RunError(f"{lm.name}: the model's files have changed since tuning began; nothing is saved")
+        lm, adapted = _made_trainable(base, tuning.settings)
+        targets = dict(lm.model.named_parameters())
+    tuning.world.wait()  # for the loading: the collectives below have less patience
+    for name, parameter in tuning.trainable.items():
+        value = whole(parameter.detach())
+        if tuning.world.first:
+            targets[name].data.copy_(value)
+    return lm, adapted
 
 
 def _claim(folder: Path, lm: LanguageModel, settings: TuningSettings, prompt_format: PromptFormat) -> None:
@@ -318,15 +401,27 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any], path: Path) -> G
             yield Problem(str(path), f"{key} = {theirs!r}, now {ours!r}", "choose another folder or remove this one")
 
 
-def _copied(lm: LanguageModel) -> LanguageModel:
-    return dataclasses.replace(lm, model=copy.deepcopy(lm.model))
-
-
 def _cut_log(path: Path, step: int) -> None:
     """Keep the lines of steps up to `step`: later ones, and a torn last one, come again."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()[:step]
         artifacts.write_text(path, "".join(line + "\n" for line in lines))
+
+
+@contextlib.contextmanager
+def _log(path: Path, world: World) -> Generator[Callable[[str], None], None, None]:
+    """A function that adds a line to the log; in all but the first process it does nothing."""
+    if not world.first:
+        yield lambda line: None
+        return
+    with path.open("a", encoding="utf-8") as file:
+
+        def add(line: str) -> None:
+            with room_for(path, len(line), "the run goes on from its last checkpoint"):
+                file.write(line)
+                file.flush()
+
+        yield add
 
 
 @contextlib.contextmanager
