@@ -25,11 +25,11 @@ from common import (
     peak_teraflops,
     random_model,
 )
-from openflan.tuning.distributed import World, joined
 from tuning_engines import Setting, openflan_epoch
 from tuning_workload import examples
 
 from openflan.models.load import load_model, save_model
+from openflan.tuning.distributed import World, joined
 
 SETTING = Setting(row_length=4096, bfloat16=True, clock=clock)
 TINY_SETTING = dataclasses.replace(SETTING, row_length=1024, bfloat16=False)

@@ -23,6 +23,8 @@ from openflan.cli import (
     tune,
     web,
 )
+from openflan.cli.console import err, rank
+from openflan.errors import ConfigError, OpenflanError
 
 app = typer.Typer(
     name="openflan",
