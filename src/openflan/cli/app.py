@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from openflan.cli import catalog, compare, demo, doctor, evaluate, mix, render, report, run, score, study, tune, web
+from openflan.cli import (
+    catalog,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    mix,
+    plan,
+    render,
+    report,
+    run,
+    score,
+    study,
+    tune,
+    web,
+)
 from openflan.cli.console import err, rank
 from openflan.errors import ConfigError, OpenflanError
 
@@ -21,6 +36,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("tune")(tune.tune)
+app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("doctor")(doctor.doctor)

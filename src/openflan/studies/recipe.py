@@ -261,7 +261,9 @@ def resolve(
     table: dict[str, Any] = {}
     if recipe is not None:
         file = Path(recipe)
-        found = file if file.suffix == ".toml" or file.exists() else shipped_recipe(recipe)
+        # recipes/NAME.toml is a shipped one's path in the documentation; no such folder need be here.
+        shipped = file.suffix != ".toml" or file.parent == Path("recipes")
+        found = shipped_recipe(file.name.removesuffix(".toml")) if shipped and not file.exists() else file
         table = load_recipe(found).model_dump(mode="json")
     table |= {key: value for key, value in top.items() if value not in (None, [])}
     for name, values in (sections or {}).items():
