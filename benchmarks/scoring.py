@@ -11,17 +11,13 @@ what they know. Read `scoring_workload.py` for them and for the requests.
 
 import argparse
 import contextlib
-import datetime
 import gc
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,19 +25,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from measure import ROOT, Machine, conditions, cpu_seconds, forget_peak, mebibytes, pin, write_section
 from scoring_workload import Item, Words, build_model, workload
-from torch.nn import functional
 
-from openflan.artifacts import write_text
 from openflan.models.load import LanguageModel, load_model
 from openflan.scoring import gemm
 from openflan.scoring.plan import make_plan
 from openflan.scoring.rank import ScoringCost, score
 from openflan.scoring.requests import TextRequest, encode_requests
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
+PACKAGES = ("torch", "transformers", "lm_eval", "tokenizers")
 BATCHES = (1, 4, 8, 16)
 """Of lm-eval, the fastest of which is compared with."""
 
@@ -101,7 +94,7 @@ def ours(lm: LanguageModel, items: list[Item], costs: list[ScoringCost]) -> list
 def harness(lm: LanguageModel, items: list[Item], batch: int) -> list[list[float]]:
     from lm_eval.models.huggingface import HFLM
 
-    other = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch, device="cpu")
+    other = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch, device=lm.device.type)
     pairs = [SimpleNamespace(args=(item.inputs, option)) for item in items for option in item.options]
     values = iter(other.loglikelihood(pairs, disable_tqdm=True))
     return [[next(values)[0] for _ in item.options] for item in items]
@@ -117,38 +110,6 @@ def products(onednn: bool | None) -> Iterator[None]:
         yield
     finally:
         gemm.onednn_is_faster = probe
-
-
-def cpu_seconds(run: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.process_time()
-    found = run()
-    return found, time.process_time() - started
-
-
-def rate(run: Callable[[], Any], operations: float) -> float:
-    """Operations a second, the median of five."""
-    run()
-    return operations / statistics.median(cpu_seconds(run)[1] for _ in range(5))
-
-
-@dataclass(frozen=True)
-class Machine:
-    """GFLOP/s in float32 on this core."""
-
-    default: float
-    onednn: float
-    attention: float
-
-    @staticmethod
-    def measured() -> "Machine":
-        a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-        q = torch.randn(1, 6, 512, 64)
-        with torch.inference_mode():
-            default = rate(lambda: functional.linear(a, b), 2 * 1024**3)
-            with gemm.onednn_linear():
-                onednn = rate(lambda: functional.linear(a, b), 2 * 1024**3)
-            attention = rate(lambda: functional.scaled_dot_product_attention(q, q, q), 4 * 6 * 64 * 512**2)
-        return Machine(default / 1e9, onednn / 1e9, attention / 1e9)
 
 
 def floor_seconds(lm: LanguageModel, items: list[Item], machine: Machine, onednn: bool) -> float:
@@ -278,11 +239,6 @@ def harness_tokens(lm: LanguageModel, items: list[Item]) -> int:
 # Peak memory: each engine in a process of its own, above what the loaded model takes.
 
 
-def mebibytes(what: str) -> float:
-    """Resident memory of this process: "VmRSS" now, "VmHWM" at its peak."""
-    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
-
-
 def memory_of(engine: str, folder: Path, shots: int) -> None:
     """Prints MiB over the loaded model; run in a process of its own."""
     items = workload(Words(0), 2 if shots else 4, shots=shots, seed=1)
@@ -293,7 +249,7 @@ def memory_of(engine: str, folder: Path, shots: int) -> None:
     for parameter in lm.model.parameters():  # weights are mapped files: all of them in memory before counting
         parameter.data = parameter.data.clone()
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of loading; counted anew from here
+    forget_peak()  # so far it is that of loading
     before = mebibytes("VmRSS")
     if engine == "openflan":
         ours(lm, items, [])
@@ -330,31 +286,10 @@ def memory(folder: Path) -> str:
     return "\n".join([*rows, ""])
 
 
-def conditions() -> str:
-    processor = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    vector = torch.backends.cpu.get_cpu_capability()
-    names = ("torch", "transformers", "lm_eval", "tokenizers")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    allocator = {key: value for key, value in os.environ.items() if key.startswith("MALLOC_") or key == "LD_PRELOAD"}
-    return (
-        f"{datetime.date.today().isoformat()}; one core of {processor} ({vector}), float32; {versions}, "
-        f"Python {platform.python_version()}; memory allocator settings: {allocator or 'none (glibc as it comes)'}. "
-        f"openflan's own probe {'takes' if gemm.onednn_is_faster() else 'does not take'} oneDNN on this machine."
-    )
-
-
-def write_section(key: str, text: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN.format(key), 1)
-    after = rest.split(END.format(key), 1)[1]
-    write_text(PAGE, f"{before}{BEGIN.format(key)}\n{text}\n{END.format(key)}{after}")
+def described() -> str:
+    """The conditions, and what openflan itself would choose on this machine."""
+    taken = "takes" if gemm.onednn_is_faster() else "does not take"
+    return f"{conditions(PACKAGES)} openflan's own probe {taken} oneDNN on this machine."
 
 
 def main() -> None:
@@ -368,9 +303,7 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    os.sched_setaffinity(0, {given.core})
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(1)
+    pin(given.core)
     if given.memory_of:
         memory_of(given.memory_of, given.folder, given.shots)
         return
@@ -380,14 +313,14 @@ def main() -> None:
         return build_model(given.models / size, size, words)
 
     if given.quick:
-        print(conditions(), measured(QUICK, folder("S"), words), memory(folder("S")), sep="\n\n")
+        print(described(), measured(QUICK, folder("S"), words), memory(folder("S")), sep="\n\n")
         return
     for key in given.only or [*CASES, MEMORY]:
         print(key, file=sys.stderr, flush=True)
         case = CASES.get(key)
         text = measured(case, folder(case.model), words) if case else memory(folder("S"))
         print(text, flush=True)
-        write_section(key, f"{text}\n{conditions()}")
+        write_section(key, f"{text}\n{described()}")
 
 
 if __name__ == "__main__":

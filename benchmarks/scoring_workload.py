@@ -115,22 +115,27 @@ def asked(words: Words, kind: str, template: int, passage: str, question: str) -
     return f"{lead}:\n{passage}\n{question}? {tail}:"
 
 
-def build_model(folder: Path, size: str, words: Words, seed: int = 0) -> Path:
-    """A random Llama of that size with a byte BPE trained on the invented words; made once."""
-    if (folder / "config.json").is_file():
-        return folder
+def make_tokenizer(words: Words, vocabulary: int, *, texts: int = 1500, seed: int = 0) -> PreTrainedTokenizerFast:
+    """A byte BPE of at most that many tokens, trained on so many invented texts."""
     drawn = random.Random(f"tokenizer {seed}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=["<s>", "</s>"],
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    tokenizer.train_from_iterator((words.text(drawn, 400) for _ in range(1500)), trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", model_max_length=4096)
+    tokenizer.train_from_iterator((words.text(drawn, 400) for _ in range(texts)), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", model_max_length=4096)
+
+
+def build_model(folder: Path, size: str, words: Words, seed: int = 0) -> Path:
+    """A random Llama of that size with a byte BPE trained on the invented words; made once."""
+    if (folder / "config.json").is_file():
+        return folder
+    fast = make_tokenizer(words, VOCABULARY, seed=seed)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,

@@ -23,7 +23,7 @@ def share(task: Task, name: str, count: int) -> TaskRows:
     columns = {"premise": "p", "hypothesis": "h"}
     rows = [ReadRow(f"train/{i}", columns, {}, ("yes", "no"), (0,), (), f"train/{i}") for i in range(count)]
     named = task.model_copy(update={"name": name})
-    return TaskRows(named, rows, tuning_templates(named, inverted=True))
+    return TaskRows(named, rows, tuning_templates(named, MixtureSettings(), 0))
 
 
 def mixture(task: Task, counts: dict[str, int], *, seed: int = 0, block_size: int = 100) -> Mixture:

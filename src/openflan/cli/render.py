@@ -1,6 +1,6 @@
 """`openflan render`"""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -16,7 +16,9 @@ def render(
     limit: Annotated[int, typer.Option(min=1, help="Rows.")] = 1,
     shots: Annotated[int, typer.Option(min=0, help="Exemplars in front, from the task's train rows.")] = 0,
     seed: options.Seed = 0,
-    wording: Annotated[str, typer.Option(help="instructions, no_template or dataset_name.")] = "instructions",
+    wording: Annotated[
+        str, typer.Option(help="instructions, no_options, no_template, no_template_options or dataset_name.")
+    ] = "instructions",
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
     world_seed: options.WorldSeed = 0,
@@ -36,15 +38,13 @@ def render(
     from openflan.errors import CatalogError, ConfigError, Problem, nearest
     from openflan.ledger import Ledger
     from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
-    from openflan.rendering.render import read_columns
+    from openflan.rendering.render import Wording, read_columns
     from openflan.rendering.render import render as render_row
     from openflan.sources.read import SourceSettings, read_rows
     from openflan.sources.specimens import read_specimens
 
-    if wording not in ("instructions", "no_template", "dataset_name"):
-        raise ConfigError(
-            Problem("--wording", wording, nearest(wording, ["instructions", "no_template", "dataset_name"]))
-        )
+    if wording not in get_args(Wording):
+        raise ConfigError(Problem("--wording", wording, nearest(wording, get_args(Wording))))
     loaded = load_catalog(*(options.listed(catalog) or ["flan", "world"]))
     found = loaded.task(task)
     templates = [t for t in found.templates if template in (None, t.id)]

@@ -1,7 +1,8 @@
 """`openflan study`"""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -92,3 +93,127 @@ def contamination(
         out.print(render_contamination(found))
     if not quiet:
         err.print(str(page), markup=False)
+
+
+FIGURES = {
+    "holdout": "Figure 5: zero-shot on clusters never seen, beside baselines and a ceiling.",
+    "clusters": "Figure 6: the number of clusters tuned on, in several orders.",
+    "scale": "Figure 7: what tuning did at each size of the base model.",
+    "instructions": "Figure 8: the role of instructions, apart from that of the list of options.",
+    "shots": "Figure 9: exemplars in front.",
+    "prompt_tuning": "Figure 10: soft prompts on the untuned and on the tuned model.",
+    "breadth": "Figure 11: datasets of each cluster, and templates of each dataset.",
+}
+ALL = "all"
+
+
+def _figures(chosen: str) -> Callable[..., None]:
+    """The command of one study, or of all that the settings have models for."""
+
+    def command(
+        settings: Annotated[
+            str | None, typer.Option("--settings", help="Settings file or shipped settings.", show_default="world")
+        ] = None,
+        recipe: Annotated[
+            str | None, typer.Option("--recipe", help="Recipe that all systems share, in place of the settings' own.")
+        ] = None,
+        model: Annotated[
+            list[str] | None, typer.Option("--model", help="Base models of one size; comma-separated or repeated.")
+        ] = None,
+        hold_out: Annotated[
+            list[str] | None,
+            typer.Option("--hold-out", metavar="SPLIT", help="A split each; clusters of one are joined by +."),
+        ] = None,
+        together: Annotated[
+            list[str] | None,
+            typer.Option("--together", metavar="CLUSTER", help="Clusters held out at once, where one model is tuned."),
+        ] = None,
+        catalog: options.Catalogs = None,
+        data_root: options.DataRoot = None,
+        seeds: Annotated[
+            list[str] | None, typer.Option("--seeds", help="Seeds of mixture and tuning; comma-separated or repeated.")
+        ] = None,
+        world_seed: Annotated[int | None, typer.Option(help="Which rows of the micro-world are generated.")] = None,
+        steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of tuning.")] = None,
+        limit: options.Limit = None,
+        workers: Annotated[
+            int | None, typer.Option(min=1, help="Processes.", show_default="the cores, at most 4")
+        ] = None,
+        out_: Annotated[
+            Path, typer.Option("--out", help="Folder that studies share: what is there is not computed again.")
+        ] = Path("runs/studies"),
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run; run nothing.")] = False,
+        json_: options.Json = False,
+        quiet: options.Quiet = False,
+    ) -> None:
+        from openflan.reports.study_page import render_study_table, write_index, write_study_report
+        from openflan.studies.all_studies import STUDIES, possible
+        from openflan.studies.settings import resolve_settings
+        from openflan.studies.study import run_study
+
+        resolved = resolve_settings(
+            settings,
+            recipe,
+            models=options.listed(model),
+            splits=[split.split("+") for split in options.listed(hold_out)],
+            together=options.listed(together),
+            seeds=options.numbers(seeds) or (),
+            sections={
+                "tuning": {"steps": steps},
+                "evaluation": {"items": limit, "dev_items": limit and min(limit, 20)},
+            },
+            catalogs=options.listed(catalog),
+            data_root=None if data_root is None else str(data_root),
+            world_seed=world_seed,
+        )
+        studies = possible(resolved) if chosen == ALL else [STUDIES[chosen]]
+        if dry_run:
+            show_studies(studies, resolved, out_, json_=json_)
+            return
+        found: dict[str, Any] = {}
+        for study in studies:
+            with shown_progress(quiet=quiet) as progress:
+                found[study.name] = run_study(
+                    study, resolved, out_, workers=workers or min(options.cores(), 4), progress=progress
+                )
+            page = write_study_report(out_ / study.name)
+            if not json_:
+                out.print(render_study_table(found[study.name]))
+            if not quiet:
+                err.print(str(page), markup=False)
+        if chosen == ALL:
+            page = write_index(out_, list(found))
+            if not quiet:
+                err.print(str(page), markup=False)
+        if json_:
+            emit_json(found if chosen == ALL else found[chosen])
+
+    command.__doc__ = FIGURES.get(chosen, "Every study that the settings have models for, and one page over all.") + (
+        f"\n\n    Example: openflan study {chosen} --out runs/studies"
+    )
+    return command
+
+
+for _name in (*FIGURES, ALL):
+    app.command(_name)(_figures(_name))
+
+
+def show_studies(studies: Sequence[Any], settings: Any, folder: Path, *, json_: bool) -> None:
+    """What studies would run: systems, tuned models, and how many are there already."""
+    from openflan.studies.study import samples_file
+
+    rows: list[dict[str, Any]] = []
+    for study in studies:
+        systems = study.plan(settings).systems
+        rows.append({
+            "study": study.name,
+            "figure": study.figure,
+            "systems": len(systems),
+            "tuned models": len({system.model_key for system in systems if system.model_key}),
+            "done": sum(samples_file(system, folder).exists() for system in systems),
+        })  # fmt: skip
+    if json_:
+        emit_json({"settings": settings.model_dump(mode="json"), "studies": rows})
+        return
+    for row in rows:
+        out.print("  ".join(f"{key} {value}" for key, value in row.items()), markup=False)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from openflan.encoding.cut import can_be_cut, last_place
 from openflan.errors import ModelError
 
 WHITESPACE = " \t\n\r\v\f"
@@ -81,23 +82,30 @@ def split_many(
     bos: Literal["auto", "never"] = "auto",
     moved: str = " ",
 ) -> list[Boundary]:
-    """`split` of many (prompt, continuations), each distinct text encoded once.
+    """`split` of many (prompt, continuations), each distinct part of a text encoded once.
 
     Raises ModelError where prompt and continuation both have no tokens, or the tokenizer has neither BOS nor EOS to
     stand before an empty prompt.
     """
     texts: dict[str, int] = {}
 
-    def place(text: str) -> int:
-        return texts.setdefault(text, len(texts))
+    def place(text: str, cut: int) -> tuple[int, int]:
+        return texts.setdefault(text[:cut], len(texts)), texts.setdefault(text[cut:], len(texts))
 
-    places: list[tuple[int, list[int]]] = []
+    cuts = can_be_cut(tokenizer)
+    places: list[tuple[tuple[int, int], list[tuple[int, int]]]] = []
     for prompt, continuations in items:
         kept = prompt.rstrip(moved) if moved else prompt
-        places.append((place(kept), [place(prompt + continuation) for continuation in continuations]))
+        # Cut where it makes no difference, so that what all texts begin with is encoded once.
+        cut = last_place(kept) if cuts else 0
+        places.append((place(kept, cut), [place(prompt + continuation, cut) for continuation in continuations]))
     prefix = () if bos == "never" else added_prefix(tokenizer)
-    encodings = [_framed(prefix, ids) for ids in plain_ids(tokenizer, list(texts))]
-    return [_boundary(tokenizer, prefix, encodings[at], [encodings[i] for i in joint]) for at, joint in places]
+    parts = plain_ids(tokenizer, list(texts))
+
+    def joined(at: tuple[int, int]) -> Ids:
+        return _framed(prefix, parts[at[0]] + parts[at[1]])
+
+    return [_boundary(tokenizer, prefix, joined(at), list(map(joined, joint))) for at, joint in places]
 
 
 def plain_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:

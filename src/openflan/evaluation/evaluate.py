@@ -131,6 +131,46 @@ def best_on_dev(dev: pl.DataFrame, measure: Metric, order: Sequence[str]) -> str
     return best[1] if best else None
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterDraws:
+    """An arm's mean over a cluster's tasks, and that mean in every resample of its items."""
+
+    mean: float
+    draws: Floats
+    """[B]; those of two arms that answered the same items are of the same resamples, so their difference is paired"""
+    n: int
+    """Items."""
+    tasks: tuple[str, ...]
+    chance: float | None
+    majority: float | None
+    """What always giving the most frequent answer scores."""
+    templates_std: float
+    """Standard deviation over templates, averaged over tasks."""
+
+
+def cluster_draws(
+    samples: pl.DataFrame, *, tasks: Mapping[str, Task], seed: int, resamples: int = RESAMPLES
+) -> dict[tuple[str, str], ClusterDraws]:
+    """By (arm, cluster): the numbers `evaluate` gives, with the resamples they come of. Raises RunError as it does."""
+    answers = _answers(_numbered(samples), tasks)
+    settings = _Settings(seed, resamples)
+    found: dict[tuple[str, str], ClusterDraws] = {}
+    for key in sorted({(one.arm, one.cluster) for one in answers}):
+        mine = [one for one in answers if (one.arm, one.cluster) == key]
+        resampled = [_resampled(one, settings) for one in mine]
+        results = [_task(one, drawn) for one, drawn in zip(mine, resampled, strict=True)]
+        found[key] = ClusterDraws(
+            mean=float(np.mean([result["mean"] for result in results])),
+            draws=_cluster_draws(key[1], resampled, settings),
+            n=sum(result["n"] for result in results),
+            tasks=tuple(one.task.name for one in mine),
+            chance=statistics.mean_if_all([result["chance"] for result in results]),
+            majority=statistics.mean_if_all([result["majority"] for result in results]),
+            templates_std=float(np.mean([result["std"] for result in results])),
+        )
+    return found
+
+
 # Reading the samples
 
 

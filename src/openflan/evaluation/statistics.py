@@ -10,7 +10,7 @@ in items: each draw takes all templates of the items it takes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -174,6 +174,13 @@ def most_unseen(groups: int, confidence: float = CONFIDENCE) -> float:
     0.049
     """
     return 1 - (1 - confidence) ** (1 / groups)
+
+
+def mean_if_all(values: Iterable[float | None]) -> float | None:
+    """The mean of values that are all there; None where one is missing, so that no mean is over other things."""
+    there = list(values)
+    known = [value for value in there if value is not None]
+    return float(np.mean(known)) if there and len(known) == len(there) else None
 
 
 def _blocks(resamples: int, num_groups: int) -> list[int]:

@@ -9,6 +9,7 @@ Takes the tuning tasks with their rows, gives `Example`s block by block. Read ne
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -45,6 +46,10 @@ class MixtureSettings(BaseModel):
     """Examples in a block, the window within which examples are packed."""
     inverted: bool = True
     """Whether inverted templates take part."""
+    tasks_per_cluster: Annotated[int, Field(ge=1)] | None = None
+    """The most tasks of a cluster that are tuned on, the same ones whatever the catalog has else; null takes all."""
+    templates_per_task: Annotated[int, Field(ge=1)] | None = None
+    """The most templates of a task that are tuned on; null takes all."""
     shots: Mapping[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0)]] = {0: 1.0}
     """Share of the examples by the number of exemplars in front; {0: 0.5, 3: 0.5} mixes zero-shot and few-shot prompts
     as FLAN's successors do (Longpre et al. 2023). The paper tunes on zero-shot prompts only."""
@@ -181,9 +186,33 @@ class Mixture:
         return {**content, "fingerprint": fingerprint(content)}
 
 
-def tuning_templates(task: Task, *, inverted: bool) -> tuple[Template, ...]:
-    """The templates a task is tuned with: direct ones and, unless switched off, inverted ones."""
-    return task.of_kind("direct") + (task.of_kind("inverted") if inverted else ())
+def tuning_templates(task: Task, settings: MixtureSettings, seed: int) -> tuple[Template, ...]:
+    """The templates a task is tuned with: direct ones and, unless switched off, inverted ones; or a few of them.
+
+    A smaller number's templates are among a larger one's. A direct one always comes first.
+    """
+    found = task.of_kind("direct") + (task.of_kind("inverted") if settings.inverted else ())
+    if settings.templates_per_task is None:
+        return found
+    ranked = sorted(found, key=lambda one: derive(seed, "mixture", "templates", task.name, one.id))
+    first = next((one for one in ranked if one.kind == "direct"), ranked[0])
+    return (first, *(one for one in ranked if one is not first))[: settings.templates_per_task]
+
+
+def tuning_tasks(tasks: Sequence[Task], settings: MixtureSettings, seed: int) -> tuple[Task, ...]:
+    """The tasks that are tuned on: all of them, or a few of each cluster. One in two clusters counts in both.
+
+    A smaller number's tasks are among a larger one's.
+    """
+    if settings.tasks_per_cluster is None:
+        return tuple(tasks)
+    taken: Counter[str] = Counter()
+    kept: list[Task] = []
+    for task in sorted(tasks, key=lambda task: derive(seed, "mixture", "tasks", task.name)):
+        if all(taken[cluster] < settings.tasks_per_cluster for cluster in task.clusters):
+            taken.update(task.clusters)
+            kept.append(task)
+    return tuple(sorted(kept, key=lambda task: task.name))
 
 
 def _shots_at(phase: float, ordinal: int, shares: Mapping[int, float]) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as bars
 
 from openflan.artifacts import file_sha256, write_text
@@ -172,6 +172,17 @@ def read_prompt_format(folder: Path) -> PromptFormat | None:
         return PromptFormat.model_validate(json.loads(path.read_text(encoding="utf-8"))["prompt_format"])
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ModelError(f"{path}: not a prompt format: {error}") from error
+
+
+def count_parameters(name: str) -> int:
+    """Parameters of the model called `name`, shared ones once; no weight is read."""
+    folder = find_model(name)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{name}: {folder} does not describe a causal language model: {error}") from error
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def context_length(config: Any) -> int:

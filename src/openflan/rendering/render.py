@@ -4,6 +4,7 @@ Takes a task and rows, gives `Example`s; rows that do not fit are dropped with f
 Read next: `mixture/mixture.py`.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,10 +26,14 @@ from openflan.rendering.environment import (
 from openflan.rendering.example import Example
 from openflan.sources.read import Row
 
-Wording = Literal["instructions", "no_template", "dataset_name"]
-"""`instructions`: the task's templates. The other two are the ablations of paper section 4.3 (figure 8)."""
+Wording = Literal["instructions", "no_options", "no_template", "no_template_options", "dataset_name"]
+"""`instructions`: the task's templates. `no_template` and `dataset_name` are the ablations of paper section 4.3 (figure
+8), which have no list of options either; `no_options` and `no_template_options` take away one of the two only."""
+TEMPLATED: tuple[Wording, ...] = ("instructions", "no_options")
+"""The wordings that differ by template."""
 
 STAGE = "render"
+_LINES_LEFT = re.compile(r"\n{3,}")
 _EVALUATION_ERRORS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
@@ -65,26 +70,33 @@ def read_columns(task: Task, rows: Iterable[Row], ledger: Ledger) -> list[ReadRo
 
 
 def render(task: Task, row: ReadRow, template: Template, wording: Wording = "instructions") -> Example:
-    """One example. For the ablation wordings the template only decides which row of options is meant.
+    """One example. For the wordings without templates it only decides which row of options is meant.
 
     Raises CatalogError if the template cannot be rendered on this row (a fault of the task file).
     """
     options = _options(task, row, template)
     golds = [options[i] for i in row.gold] if options else list(row.texts)
-    values = {**row.columns, "answer": golds[0], "options": list(options), "options_": options_block(options)}
-    if wording == "instructions":
+    block = options_block(options)
+    listed = "" if wording == "no_options" else block
+    values = {**row.columns, "answer": golds[0], "options": list(options), "options_": listed}
+    templated = wording in TEMPLATED
+    if templated:
         inputs, targets = _text(task, template, "inputs", values), _text(task, template, "targets", values)
+        if listed != block:
+            inputs = _LINES_LEFT.sub("\n\n", inputs).strip()
     else:
         inputs, targets = plain_inputs(task, row), golds[0]
+        if wording == "no_template_options" and block:
+            inputs = f"{inputs}\n\n{block}"
         if wording == "dataset_name":
             inputs = f"[{task.clusters[0].replace('_', ' ')}: {task.title}]\n{inputs}"
     inputs, trimmable = _take_out_marks(inputs)
-    scored = template.kind != "inverted" or wording != "instructions"
+    scored = template.kind != "inverted" or not templated
     return Example(
         task=task.name,
         row_id=row.id,
-        template=template.id if wording == "instructions" else wording,
-        kind=template.kind if wording == "instructions" else "direct",
+        template=template.id if templated else wording,
+        kind=template.kind if templated else "direct",
         inputs=inputs,
         targets=_take_out_marks(targets)[0],
         options=options if scored else (),

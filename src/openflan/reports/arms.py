@@ -31,6 +31,10 @@ ARMS: dict[str, ArmStyle] = {
     "tuned": ArmStyle("Instruction-tuned", "tuned on instructions for the other clusters (FLAN)", ACCENT, "o"),
     "few_shot": ArmStyle("Instruction-tuned, few-shot", "the tuned model, shown exemplars from train", "#c98a00", "^"),
     "no_template": ArmStyle("Tuned, no template", "tuned on the same rows without instructions", "#00806a", "s"),
+    "no_template_options": ArmStyle(
+        "Tuned, options only", "tuned on the same rows with the list of options, without instructions", "#5aa393", "s"
+    ),
+    "no_options": ArmStyle("Tuned, no options", "tuned on instructions without the list of options", "#d98a4f", "o"),
     "dataset_name": ArmStyle(
         "Tuned, dataset name", "tuned with the name of the dataset in place of instructions", "#8f4a8b", "v"
     ),

@@ -45,7 +45,7 @@ VARIABLES: Mapping[str, str] = {
 }
 """Drawn colour to the page's variable of the same meaning."""
 
-_SETTINGS: dict[Any, Any] = {
+SETTINGS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
     "svg.fonttype": "none",
@@ -254,7 +254,7 @@ def curve_points(steps: Iterable[Mapping[str, Any]]) -> tuple[list[float], list[
 def svg(figure: Figure, name: str, alt: str, width: Width = "wide") -> str:
     """Inline SVG: text as text, colours as page variables, no ids but the ones it refers to, `alt` for all readers."""
     buffer = io.StringIO()
-    with rc_context({**_SETTINGS, "svg.hashsalt": f"{name}/{width}"}):
+    with rc_context({**SETTINGS, "svg.hashsalt": f"{name}/{width}"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
@@ -277,7 +277,7 @@ def svg(figure: Figure, name: str, alt: str, width: Width = "wide") -> str:
 def png(figure: Figure) -> bytes:
     """The figure on white at 200 dots an inch, without date or program name."""
     buffer = io.BytesIO()
-    with rc_context(_SETTINGS):
+    with rc_context(SETTINGS):
         FigureCanvasAgg(figure)
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
@@ -452,22 +452,27 @@ def _axes(
     width: Width, height: float, head: float, *, left: float, right: float, ygrid: bool = False
 ) -> tuple[Figure, Axes]:
     inches = INCHES[width]
-    with rc_context(_SETTINGS):
+    with rc_context(SETTINGS):
         figure = Figure(figsize=(inches, height))
         box = (left / inches, _FOOT / height, 1 - (left + right) / inches, 1 - (_FOOT + head) / height)
         axes = figure.add_axes(box)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.set_facecolor("none")
-    axes.tick_params(length=0, labelsize=7.5, pad=4)
-    axes.grid(axis="y" if ygrid else "x", color=RULE, linewidth=0.7, zorder=0)
-    axes.set_axisbelow(True)
+    frame(axes, ygrid=ygrid)
     if not ygrid:
         axes.set_yticks([])
         axes.xaxis.set_label_coords(0, -0.27 / (height - _FOOT - head))
     axes.xaxis.label.set_fontsize(7.5)
     axes.yaxis.label.set_fontsize(7.5)
     return figure, axes
+
+
+def frame(axes: Axes, *, ygrid: bool) -> None:
+    """The look of all axes: no box, a pale grid in the direction values are read."""
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.set_facecolor("none")
+    axes.tick_params(length=0, labelsize=7.5, pad=4)
+    axes.grid(axis="y" if ygrid else "x", color=RULE, linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
 
 
 def _draw_interval(axes: Axes, face: ArmStyle, y: float, measured: Measured) -> None:

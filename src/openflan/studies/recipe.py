@@ -22,7 +22,17 @@ from openflan.rendering.render import Wording
 from openflan.studies.seen import SoftPromptSettings, SupervisedSettings
 from openflan.tuning.settings import TuningSettings
 
-ARMS = ("untuned", "untuned_completion", "tuned", "few_shot", "no_template", "dataset_name", *SEEN_ARMS)
+ARMS = (
+    "untuned",
+    "untuned_completion",
+    "tuned",
+    "few_shot",
+    "no_options",
+    "no_template",
+    "no_template_options",
+    "dataset_name",
+    *SEEN_ARMS,
+)
 _REMOTE_ARM = re.compile(rf"{REMOTE_PREFIX}[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -38,7 +48,9 @@ Arm = Annotated[str, AfterValidator(_known_arm)]
 TUNED_WITH: dict[Arm, Wording] = {
     "tuned": "instructions",
     "few_shot": "instructions",
+    "no_options": "no_options",
     "no_template": "no_template",
+    "no_template_options": "no_template_options",
     "dataset_name": "dataset_name",
 }
 """Which wording the rows of an arm's tuning are read through; other arms are not tuned on the mixture."""
@@ -62,6 +74,8 @@ class EvaluationSettings(BaseModel):
     """Longest answer of a generation task, in tokens."""
     shots: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     """Exemplars shown before each row; every arm is asked once for each of these numbers."""
+    wording: Wording = "instructions"
+    """How rows are asked; an arm tuned with the dataset's name can be asked with it, as in the paper's figure 8."""
     few_shot: Annotated[int, Field(ge=1)] = 16
     """Exemplars that the arm `few_shot` is shown at most: as many as fit (FLAN's code has up to 16)."""
     exemplars: Draw = "fixed"
@@ -124,6 +138,8 @@ class Recipe(BaseModel):
                 for arm in self.arms
                 if arm in (*TUNED_WITH, *SEEN_ARMS)
             ]
+        if self.evaluation.wording != "instructions" and self.needs_exemplars:
+            problems.append(f"evaluation.wording = {self.evaluation.wording!r}: exemplars come with instructions only")
         if "soft_prompt" in self.arms and self.tuning.method == "soft_prompt":
             problems.append("arms: soft_prompt stands before the tuned model, which tuning.method gives one already")
         if problems:

@@ -10,7 +10,7 @@ from openflan.catalog.task import EvaluatedSplit, Split, Task
 from openflan.errors import Problem, SourceError
 from openflan.evaluation.samples import SEEN_ARMS
 from openflan.ledger import Ledger
-from openflan.mixture.mixture import TaskRows, tuning_templates
+from openflan.mixture.mixture import TaskRows, tuning_tasks, tuning_templates
 from openflan.mixture.overlap import EvaluatedText, without_overlap
 from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
 from openflan.rendering.render import ReadRow
@@ -62,8 +62,9 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
     evaluated, every = _read_evaluated(split.evaluated, recipe, ledger, unavailable, strict=strict)
     text = EvaluatedText(every)
     train: dict[str, TaskRows] = {}
-    for number, task in enumerate(split.train, 1):
-        progress(ProgressEvent("read rows", number, len(split.train), task.name))
+    wanted = tuning_tasks(split.train, recipe.mixture, recipe.seed)
+    for number, task in enumerate(wanted, 1):
+        progress(ProgressEvent("read rows", number, len(wanted), task.name))
         try:
             rows = read_store(_train_job(task, recipe), ledger)
         except SourceError as error:
@@ -72,7 +73,7 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
         if strict and split.evaluated:
             rows = without_overlap(task.name, rows, text, ledger)
         if rows:
-            train[task.name] = TaskRows(task, rows, tuning_templates(task, inverted=recipe.mixture.inverted))
+            train[task.name] = TaskRows(task, rows, tuning_templates(task, recipe.mixture, recipe.seed))
     ledger.check("render")
     _check_available(recipe, unavailable)
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):

@@ -23,7 +23,7 @@ from openflan.evaluation.samples import SEEN_ARMS, read_samples, write_samples
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
-from openflan.rendering.render import render
+from openflan.rendering.render import TEMPLATED, Wording, render
 from openflan.studies.answer import answer
 from openflan.studies.follow import followed
 from openflan.studies.parallel import Job, in_processes
@@ -113,11 +113,14 @@ def _keep_lock(content: dict[str, Any], file: Path) -> None:
     artifacts.write_json(file, content)
 
 
-def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Progress = silent) -> pl.DataFrame:
+def run_arm(
+    arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Progress = silent, *, home: Path | None = None
+) -> pl.DataFrame:
     """One arm's samples: its model, tuned if the arm is, asked every evaluated row through every template.
 
     Once for each number of exemplars; no number's answers depend on which others are asked for. An arm that sees its
-    task has a model for each task, which is asked that task alone.
+    task has a model for each task, which is asked that task alone. `home` is where the model tuned on the mixture is
+    kept, by default in the run folder.
     """
     folder = out / "arms" / arm
     if (file := folder / "samples.parquet").exists():
@@ -128,18 +131,19 @@ def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Prog
     if endpoint is None:
         _set_threads(recipe)
     parts: list[pl.DataFrame] = []
-    models = [(None, rows, folder)] if endpoint else arm_models(arm, recipe, rows, out, ledger, progress)
-    for lm, asked, home in models:
+    models = [(None, rows, folder)] if endpoint else arm_models(arm, recipe, rows, out, ledger, progress, home)
+    for lm, asked, own in models:
         for name, shots in recipe.shots_of(arm).items():
-            examples = list(evaluation_examples(asked, "completion" if own_style else "direct", ledger, shots=shots))
-            job = name if home == folder else f"{name}/{home.name}"
+            kind, wording = "completion" if own_style else "direct", recipe.evaluation.wording
+            examples = list(evaluation_examples(asked, kind, ledger, shots=shots, wording=wording))
+            job = name if own == folder else f"{name}/{own.name}"
 
             def report(done: int, total: int, job: str = job) -> None:
                 progress(ProgressEvent(f"{out.name}/{job}: score", done, total))
 
             common: dict[str, Any] = {
                 "settings": recipe.evaluation,
-                "folder": home / "scores" / (f"{shots}-shot" if shots else ""),
+                "folder": own / "scores" / (f"{shots}-shot" if shots else ""),
                 "ledger": ledger,
                 "report": report,
             }
@@ -157,24 +161,36 @@ def run_arm(arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Prog
 
 
 def arm_models(
-    arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, ledger: Ledger, progress: Progress
+    arm: Arm,
+    recipe: Recipe,
+    rows: SplitRows,
+    out: Path,
+    ledger: Ledger,
+    progress: Progress,
+    home: Path | None = None,
 ) -> Iterator[tuple["LanguageModel", SplitRows, Path]]:
     """Every model an arm is about, the rows it is asked, and where its answers are kept.
 
     That is one model for all rows, save for the arms of `SEEN_ARMS`: there one for each task, made when it is its turn.
     """
     if arm not in SEEN_ARMS:
-        yield arm_model(arm, recipe, rows, out, ledger, progress), rows, out / "arms" / arm
+        yield arm_model(arm, recipe, rows, out, ledger, progress, home), rows, out / "arms" / arm
         return
     for number, task in enumerate(rows.seen):
         # Each task's model begins from the same one, whose tuning is counted once.
-        base = arm_model(arm, recipe, rows, out, Ledger() if number else ledger, progress)
+        base = arm_model(arm, recipe, rows, out, Ledger() if number else ledger, progress, home)
         lm = seen_model(base, arm, task, recipe, rows, out, ledger, progress)
         yield lm, dataclasses.replace(rows, tasks={task: rows.tasks[task]}), out / "arms" / arm / task
 
 
 def arm_model(
-    arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, ledger: Ledger, progress: Progress
+    arm: Arm,
+    recipe: Recipe,
+    rows: SplitRows,
+    out: Path,
+    ledger: Ledger,
+    progress: Progress,
+    home: Path | None = None,
 ) -> "LanguageModel":
     """The model an arm is about: the base model, or the base model tuned on rows read in the arm's wording.
 
@@ -194,7 +210,7 @@ def arm_model(
     # Of the arms that ask this model, the first has its counts.
     first = next((name for name in recipe.arms if MODEL_OF.get(name, name) == tuning), arm)
     counts = ledger if arm == first else Ledger()
-    home, job = home_of(tuning, out), f"{out.name}/{arm}"
+    home, job = home or home_of(tuning, out), f"{out.name}/{arm}"
     return _tuned(lm, mixture, recipe, recipe.tuning_of(tuning), home, counts, job, progress, dev=rows)
 
 
@@ -281,7 +297,7 @@ def home_of(arm: Arm, out: Path) -> Path:
 
 
 def evaluation_examples(
-    rows: SplitRows, kind: str, ledger: Ledger, *, shots: int = 0
+    rows: SplitRows, kind: str, ledger: Ledger, *, shots: int = 0, wording: Wording = "instructions"
 ) -> Iterator[tuple[EvaluatedSplit, Example]]:
     """Every evaluated row through every template of that kind; direct ones where a task has none.
 
@@ -290,8 +306,9 @@ def evaluation_examples(
     for name, task in rows.tasks.items():
         for part in EVALUATED:
             for row in rows.evaluated[name][part]:
-                for template in templates_for(task, kind, ledger):
-                    example = render(task, row, template)
+                templates = templates_for(task, kind, ledger)
+                for template in templates if wording in TEMPLATED else templates[:1]:
+                    example = render(task, row, template, wording)
                     if shots == 0:
                         yield part, example
                     elif shown := rows.exemplars[name].before(example, row, template, shots, ledger):
@@ -365,15 +382,17 @@ def _by_model(arms: Sequence[Arm]) -> list[tuple[Arm, ...]]:
 
 def _arms_job(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progress) -> None:
     for arm in arms:
-        run_arm(arm, recipe, _rows_of(recipe), out, progress)
+        run_arm(arm, recipe, rows_of(recipe), out, progress)
 
 
 _read: dict[str, SplitRows] = {}
-"""The rows a worker process read last, by recipe: the arms of a run follow one another in it."""
+"""The rows a process read last, by recipe without its arms: those follow one another."""
 
 
-def _rows_of(recipe: Recipe) -> SplitRows:
-    key = recipe.to_toml()
+def rows_of(recipe: Recipe) -> SplitRows:
+    """The rows of a recipe's split; those read last are kept."""
+    # Of the arms only these decide which rows are read.
+    key = f"{recipe.changed(arms=['untuned']).to_toml()}{recipe.sees_tasks}{recipe.needs_exemplars}"
     if key not in _read:
         split = split_of(recipe)
         _read.clear()

@@ -1,0 +1,278 @@
+"""A study's page: its figure with the paper's beside it, what is shown, every number, and how to make it again.
+
+Takes study.json, gives the page's text, a PNG and the table of a terminal. Read next: `study_figures.py`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from openflan.artifacts import atomic_path, write_text
+from openflan.errors import RunError
+from openflan.reports.arms import cluster_words
+from openflan.reports.drawings import Drawing
+from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, trim
+from openflan.reports.numbers import count, interval, p_value, percent, points, points_interval
+from openflan.reports.page import WIDTHS, fill
+from openflan.reports.paper import paper_figure
+from openflan.reports.study_figures import Mark, Panel, Series, number_words, study_figure
+
+FILE, PAGE, PICTURE = "study.json", "report.html", "figure.png"
+ALL = "all"
+ALPHA = 0.05
+Content = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """One comparison of the study, read out."""
+
+    sentence: str
+    gain: str
+    tone: str
+
+
+def write_study_report(folder: Path) -> Path:
+    """Write report.html and figure.png beside a study's study.json; returns the page's path.
+
+    Equal contents give equal bytes. Raises RunError where there is no study.json, or one of another format.
+    """
+    content = read_study(folder)
+    with atomic_path(folder / PICTURE) as part:
+        part.write_bytes(drawing(content).png())
+    write_text(folder / PAGE, render_study_page(content))
+    return folder / PAGE
+
+
+def write_index(folder: Path, names: Sequence[str]) -> Path:
+    """One page over several studies, each with its figure and findings; their own pages have the numbers."""
+    studies = [read_study(folder / name) for name in names]
+    text = fill("studies.html.j2", title="The paper's figures", studies=[_view(one) for one in studies])
+    write_text(folder / PAGE, text)
+    return folder / PAGE
+
+
+def read_study(folder: Path) -> Content:
+    """The study.json of a folder. Raises RunError where there is none of this format."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / FILE}: not a study's result: {error}") from error
+    if content.get("format") != 1:
+        raise RunError(f"{folder / FILE}: format {content.get('format')!r}, expected 1")
+    return content
+
+
+def render_study_page(content: Content) -> str:
+    """The whole page as text; it opens offline."""
+    return fill("study.html.j2", **_view(content))
+
+
+def render_study_table(content: Content) -> RenderableType:
+    """What a terminal shows: the claims in words, then every point."""
+    said = [
+        Text.assemble((claim.sentence, "bold dark_orange3" if claim.tone == "higher" else ""))
+        for claim in _claims(content)
+    ]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in (content["axis"], "series", "mean", "95 % interval", "chance", "n", "replicates"):
+        table.add_column(title, justify="left" if title in (content["axis"], "series") else "right")
+    for group in _grid(content).groups:
+        for index, row in enumerate(group.rows):
+            table.add_row(group.title if index == 0 else "", *(cell.text for cell in row.cells))
+    legend = "Percent; intervals of 95 % over items and replicates (base models, tuning seeds, orders)."
+    return Group(*said, Text(), table, Text(legend, "dim"))
+
+
+def drawing(content: Content) -> Drawing:
+    """The study's figure, the paper's panel below ours where the paper has values."""
+    panels = [panel for panel in (_own_panel(content), _paper_panel(content)) if panel.series]
+    said = [
+        f"{series['title']}: " + ", ".join(f"{_place(p['place'])} {percent(p['mean'])}" for p in series["points"])
+        for series in content["series"]
+    ]
+    return Drawing(f"{content['title']}, percent. {'; '.join(said)}.", partial(study_figure, panels))
+
+
+def _view(content: Content) -> dict[str, Any]:
+    figure = drawing(content)
+    paper = paper_figure(content["study"])
+    return {
+        "title": content["title"],
+        "name": content["study"],
+        "kicker": f"Figure {content['figure']} of Wei et al. 2022",
+        "question": content["question"],
+        "claims": [
+            {"sentence": one.sentence, "gain": one.gain, "unit": "points", "tone": one.tone, "remarks": []}
+            for one in _claims(content)
+        ],
+        "figure": [Markup(figure.svg(content["study"], width)) for width in WIDTHS],
+        "paper_note": paper.note,
+        "has_hollow": any(not point.attested for series in paper.series for point in series.points),
+        "has_paper": bool(paper.series),
+        "points": _grid(content),
+        "contrasts": _contrast_grid(content),
+        "replicates": _replicate_grid(content),
+        "facts": _facts(content),
+        "runs": [(run["folder"], f"{run['arm']}, {run['fingerprint'][:12]}") for run in content["runs"]],
+        "files": [FILE, PICTURE],
+    }
+
+
+def _own_panel(content: Content) -> Panel:
+    main = _main_series(content)
+    series: list[Series] = []
+    for one in content["series"]:
+        marks = [Mark(p["place"], p["mean"], p["low"], p["high"]) for p in one["points"]]
+        series.append(Series(cluster_words(one["title"]), marks, -1 if one["name"] == main else len(series)))
+    levels = {p["place"]: p["chance"] for one in content["series"] for p in one["points"] if p["chance"] is not None}
+    kind = "lines" if content["kind"] == "numbers" else "dots"
+    return Panel(f"This study: {_models(content)}", kind, series, content["axis"], tuple(levels.items()))
+
+
+def _paper_panel(content: Content) -> Panel:
+    names = [one["name"] for one in content["series"]]
+    main = _main_series(content)
+    series: list[Series] = []
+    for one in paper_figure(content["study"]).series:
+        marks = [Mark(p.place, p.value, attested=p.attested) for p in one.points]
+        face = -1 if one.name == main else names.index(one.name) if one.name in names else len(names) + len(series)
+        series.append(Series(one.title, marks, face))
+    kind = "lines" if content["kind"] == "numbers" else "dots"
+    return Panel("Wei et al. 2022, 137B parameters", kind, series, content["axis"])
+
+
+def _main_series(content: Content) -> str:
+    """The series the study's claims are about."""
+    firsts = [one["first"] for one in content["contrasts"]]
+    return max(dict.fromkeys(firsts), key=firsts.count, default="")
+
+
+def _models(content: Content) -> str:
+    models = sorted({r["model"] for one in content["series"] for p in one["points"] for r in p["replicates"]})
+    return ", ".join(models)
+
+
+def _titles(content: Content) -> dict[str, str]:
+    return {one["name"]: cluster_words(one["title"]) for one in content["series"]}
+
+
+def _place(place: str | float) -> str:
+    if place == ALL:
+        return "mean of clusters"
+    return cluster_words(place) if isinstance(place, str) else number_words(place)
+
+
+def _claims(content: Content) -> list[_Claim]:
+    """Of each comparison the mean over clusters, or the largest number; the table has the others."""
+    chosen: dict[tuple[str, str, Any], Content] = {}
+    for one in content["contrasts"]:
+        key = one["first"], one["second"], one["against"]
+        if one["place"] == ALL or (content["kind"] == "numbers" and _beyond(one, chosen.get(key))):
+            chosen[key] = one
+    return [_claim(content, one) for one in chosen.values()]
+
+
+def _beyond(one: Content, other: Content | None) -> bool:
+    return other is None or one["place"] > other["place"]
+
+
+def _claim(content: Content, one: Content) -> _Claim:
+    titles = _titles(content)
+    shown = (one["low"] > 0 or one["high"] < 0) and one["p_holm"] < ALPHA
+    where = f"On the {_place(one['place'])}"
+    if not isinstance(one["place"], str):
+        where = f"With {_place(one['place'])} {content['axis']}"
+    against = titles[one["second"]]
+    if one["against"] is not None:
+        against = f"the same with {_place(one['against'])}" if one["first"] == one["second"] else against
+    bounds = f"{points(one['mean'])} points [{points_interval(one['low'], one['high'])}], {p_value(one['p_holm'])}"
+    if not shown:
+        able = "" if one["smallest_detectable"] is None else (
+            f"; {percent(one['smallest_detectable'])} points would have been found four times in five"
+        )  # fmt: skip
+        said = f"{where}, no difference shown between {titles[one['first']]} and {against}: {bounds}{able}."
+        return _Claim(said, points(one["mean"]), "unclear")
+    way = "higher" if one["mean"] > 0 else "lower"
+    return _Claim(f"{where}, {titles[one['first']]} is {way} than {against}: {bounds}.", points(one["mean"]), way)
+
+
+def _grid(content: Content) -> Grid:
+    columns = ("Series", "Mean", "95 % interval", "Chance", "n", "Replicates")
+    groups: dict[str, list[Row]] = {}
+    main = _main_series(content)
+    for one in content["series"]:
+        for p in one["points"]:
+            cells = (
+                Cell(cluster_words(one["title"]), ""),
+                Cell(percent(p["mean"]), "mean"),
+                Cell(interval(p["low"], p["high"]), "range"),
+                Cell(percent(p["chance"]), "number side"),
+                Cell(count(p["n"]), "number side"),
+                Cell(count(len(p["replicates"])), "number side"),
+            )
+            groups.setdefault(_place(p["place"]), []).append(Row(cells, tuned=one["name"] == main))
+    last = _place(ALL)
+    groups = {title: groups[title] for title in sorted(groups, key=lambda title: title == last)}
+    heads = (Column(content["axis"].capitalize(), False), *(Column(title, title != "Series") for title in columns))
+    return Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items()))
+
+
+def _contrast_grid(content: Content) -> Grid | None:
+    titles = _titles(content)
+    groups: dict[str, list[Row]] = {}
+    for one in content["contrasts"]:
+        against = titles[one["second"]] + ("" if one["against"] is None else f" at {_place(one['against'])}")
+        cells = (
+            Cell(_place(one["place"]), ""),
+            Cell(points(one["mean"]), "mean"),
+            Cell(points_interval(one["low"], one["high"]), "range"),
+            Cell(p_value(one["p"]).removeprefix("p = ").removeprefix("p ")),
+            Cell(p_value(one["p_holm"]).removeprefix("p = ").removeprefix("p ")),
+            Cell(percent(one["smallest_detectable"])),
+        )
+        groups.setdefault(f"{titles[one['first']]} against {against}", []).append(Row(cells))
+    if not groups:
+        return None
+    numbers = map(Column, ("Difference", "95 % interval", "p", "p, Holm", "Could show"))
+    heads = (Column("Compared", False), Column("On", False), *numbers)
+    return trim(Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items())))
+
+
+def _replicate_grid(content: Content) -> Grid:
+    groups: dict[str, list[Row]] = {}
+    for one in content["series"]:
+        for p in one["points"]:
+            for r in p["replicates"]:
+                cells = (
+                    Cell(_place(p["place"]), ""),
+                    Cell(r["model"], "side"),
+                    Cell(str(r["seed"])),
+                    Cell(str(r["order"])),
+                    Cell(percent(r["mean"]), "mean"),
+                )
+                groups.setdefault(cluster_words(one["title"]), []).append(Row(cells))
+    words = (Column("Series", False), Column("At", False), Column("Base model", False))
+    heads = (*words, *map(Column, ("Seed", "Order", "Mean")))
+    return Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items()))
+
+
+def _facts(content: Content) -> list[tuple[str, str]]:
+    settings, recipe = content["settings"], content["settings"]["recipe"]
+    return [
+        ("Base models", _models(content)),
+        ("Tuning seeds", ", ".join(map(str, settings["seeds"]))),
+        ("Rows of each task", f"{recipe['evaluation']['items']} test, {recipe['evaluation']['dev_items']} dev"),
+        ("Tuning", f"{recipe['tuning']['steps']} steps of {recipe['tuning']['tokens_per_step']} tokens"),
+        ("Resamples", count(settings["resamples"])),
+        ("Fingerprint", content["fingerprint"]),
+        ("Made by", content.get("command", f"openflan study {content['study']}")),
+    ]

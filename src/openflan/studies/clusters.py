@@ -1,0 +1,79 @@
+"""Figure 6: the number of clusters tuned on, in several orders; steps fixed, and steps that grow with the clusters."""
+
+from collections.abc import Sequence
+
+from openflan.catalog.holdout import hold_out
+from openflan.catalog.load import load_catalog
+from openflan.evaluation.points import Replicate
+from openflan.seeding import generator
+from openflan.studies.settings import StudySettings
+from openflan.studies.study import ALL, Compared, Plan, Reading, Study, System
+
+GROWING = "growing"
+
+
+def plan(settings: StudySettings) -> Plan:
+    """The first k clusters of each order are tuned on; 0 is the untuned model.
+
+    With a fixed number of steps more clusters mean fewer examples of each. `growing` has steps in proportion to the
+    clusters, so that it tells the number of clusters from the number of examples.
+    """
+    available = train_clusters(settings)
+    counts = sorted({min(count, len(available)) for count in settings.counts})
+    readings: list[Reading] = []
+    for number in range(settings.orders):
+        order = order_of(available, settings, number)
+        model = settings.models[number % len(settings.models)]
+        replicate = Replicate(model, settings.seeds[number % len(settings.seeds)], number)
+        untuned = System(settings.recipe_of(replicate, "untuned", settings.together), "untuned")
+        for series in (*settings.together, ALL, GROWING):
+            readings += _at(0, series, replicate, untuned, settings)
+        for count in counts:
+            chosen = {"train_clusters": list(order[:count])}
+            system = System(settings.recipe_of(replicate, "tuned", settings.together, **chosen), "tuned")
+            for series in (*settings.together, ALL):
+                readings += _at(count, series, replicate, system, settings)
+            steps = max(1, round(settings.recipe.tuning.steps * count / len(available)))
+            recipe = settings.recipe_of(replicate, "tuned", settings.together, **chosen, tuning={"steps": steps})
+            readings += _at(count, GROWING, replicate, System(recipe, "tuned"), settings)
+    compared = tuple(Compared(series, series, against=0) for series in (ALL, GROWING))
+    return Plan(tuple(readings), (*compared, Compared(ALL, ALL, against=counts[0])))
+
+
+def _at(count: int, series: str, replicate: Replicate, system: System, settings: StudySettings) -> list[Reading]:
+    clusters = [series] if series in settings.together else settings.together
+    return [Reading(series, count, replicate, cluster, system) for cluster in clusters]
+
+
+def train_clusters(settings: StudySettings) -> list[str]:
+    """Clusters that may be tuned on when `together` is held out: most tasks first, as in the paper, then by name."""
+    catalog = load_catalog(*settings.recipe.catalogs)
+    split = hold_out(catalog, settings.together, rule=settings.recipe.hold_out_rule)
+    tasks = [cluster for task in split.train for cluster in task.clusters]
+    return sorted(set(tasks), key=lambda name: (-tasks.count(name), name))
+
+
+def order_of(available: Sequence[str], settings: StudySettings, number: int) -> list[str]:
+    """Order 0 is the paper's; the others are drawn."""
+    if number == 0:
+        return list(available)
+    drawn = generator(settings.report_seed, "orders", number).permutation(len(available))
+    return [available[index] for index in drawn]
+
+
+def titles(settings: StudySettings) -> dict[str, str]:
+    """The series' words, by name."""
+    means = {ALL: "mean of the held-out clusters", GROWING: "mean, steps in proportion to the clusters"}
+    return means | {cluster: cluster.replace("_", " ") for cluster in settings.together}
+
+
+STUDY = Study(
+    name="clusters",
+    figure=6,
+    title="More clusters",
+    question="Does tuning on more clusters help more on those held out?",
+    axis="clusters tuned on",
+    kind="numbers",
+    plan=plan,
+    series=titles,
+)

@@ -1,0 +1,135 @@
+"""What a study runs on: models, seeds, splits and grids, as one TOML file that is frozen before it is reported on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openflan.catalog.load import known_keys, load_toml, validation_problems
+from openflan.errors import ConfigError, nearest
+from openflan.evaluation.points import Replicate
+from openflan.studies.recipe import SECTIONS, Arm, Recipe, resolve
+
+WORLD_PREFIX = "world:"
+
+Positive = Annotated[int, Field(ge=1)]
+Split = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class StudySettings(BaseModel):
+    """Grids of all studies. The paper's own choices are named in docs/studies.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    """What all systems share; model, hold_out, arms, seed and shots are filled in by each study."""
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Base models of one size: one, or several pretraining seeds."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Of mixture and tuning."""
+    report_seed: int = 0
+    """Of the resampling that makes intervals."""
+    resamples: Annotated[int, Field(ge=100)] = 2_000
+    ladder: tuple[Split, ...] = ()
+    """`scale`: the models of each size, smallest first; empty leaves the study out of `all`."""
+    splits: Annotated[tuple[Split, ...], Field(min_length=1)]
+    """`holdout`, `shots`, `prompt_tuning`: what is held out, a model tuned for each."""
+    together: Split
+    """`clusters`, `scale`, `instructions`, `breadth`: the clusters that are held out at once."""
+    counts: tuple[Positive, ...] = (1, 2, 4, 7)
+    """`clusters`: how many clusters are tuned on."""
+    orders: Positive = 4
+    """`clusters`: orders in which they are added."""
+    shots: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 3)
+    """`shots`: exemplars in front."""
+    prompt_rows: Annotated[tuple[Positive | None, ...], Field(min_length=1)] = (32, None)
+    """`prompt_tuning`: rows that a soft prompt is learned on; null takes all."""
+    tasks_per_cluster: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
+    """`breadth`"""
+    templates_per_task: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 10)
+    """`breadth`"""
+
+    def content(self) -> dict[str, Any]:
+        """What the numbers depend on, as plain data."""
+        return self.model_dump(mode="json", exclude={"recipe"}) | {"recipe": self.recipe.content()}
+
+    @property
+    def replicates(self) -> list[Replicate]:
+        """Every base model with every tuning seed."""
+        return [Replicate(model, seed) for model in self.models for seed in self.seeds]
+
+    def recipe_of(self, replicate: Replicate, arm: Arm, hold_out: tuple[str, ...], **changes: Any) -> Recipe:
+        """The recipe of one arm in one replicate. `changes` are of sections (tuning={"steps": 9}) or whole keys.
+
+        What is not tuned and shown no exemplar depends on no tuning seed, and gets the first one: it is run once.
+        """
+        plain = self.recipe.model_dump(mode="json")
+        for key, value in changes.items():
+            plain[key] = plain[key] | value if isinstance(value, dict) else value
+        seed = replicate.seed
+        if arm.startswith("untuned") and "soft_prompt" not in arm and plain["evaluation"]["shots"] == [0]:
+            seed = self.seeds[0]
+        return self.recipe.changed(
+            **plain | {"model": replicate.model, "hold_out": list(hold_out), "arms": [arm], "seed": seed}
+        )
+
+
+SETTINGS = Path(__file__).parent / "settings"
+"""Settings that ship with the package."""
+
+
+def load_settings(name: str | Path) -> StudySettings:
+    """Settings from a file, or shipped ones by name; raises ConfigError listing every problem with its key."""
+    file = Path(name)
+    if not file.exists():
+        shipped = {path.stem: path for path in SETTINGS.glob("*.toml")}
+        if str(name) not in shipped:
+            raise ConfigError(f"no settings file or shipped settings {str(name)!r} ({nearest(str(name), shipped)})")
+        file = shipped[str(name)]
+    return load_toml(StudySettings, file, ConfigError, Recipe, *SECTIONS)
+
+
+def resolve_settings(
+    name: str | None,
+    recipe: str | None,
+    *,
+    models: Sequence[str] = (),
+    splits: Sequence[Sequence[str]] = (),
+    together: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    **top: Any,
+) -> StudySettings:
+    """The settings a command line means: a file's (the micro-world's, by default) with what was given on top.
+
+    With `recipe`, or with models that are not the micro-world's, the systems share that recipe (or the defaults) in
+    place of the settings'; `splits` are then needed. Values of None and empty ones were not given.
+
+    Raises ConfigError for what is wrong or missing.
+    """
+    foreign = recipe is not None or any(not model.startswith(WORLD_PREFIX) for model in models)
+    if name is None and foreign:
+        if not splits or not (models or recipe):
+            raise ConfigError("give --hold-out (one split each; clusters of one split joined by +) and --model")
+        base = resolve(recipe, needs=(), model=models[0] if models else None, hold_out=list(splits[0]))
+        plain: dict[str, Any] = {
+            "recipe": base.model_dump(mode="json"),
+            "models": [base.model],
+            "splits": [list(split) for split in splits],
+            "together": list(dict.fromkeys(cluster for split in splits for cluster in split)),
+        }
+    else:
+        plain = load_settings(name or "world").model_dump(mode="json")
+        if recipe is not None:
+            plain["recipe"] = resolve(recipe, needs=()).model_dump(mode="json")
+    given = {"models": models, "splits": [list(split) for split in splits], "together": together, "seeds": seeds}
+    plain |= {key: list(value) for key, value in given.items() if value}
+    plain["recipe"] |= {key: value for key, value in top.items() if value not in (None, [])}
+    for section, values in (sections or {}).items():
+        plain["recipe"][section] |= {key: value for key, value in values.items() if value is not None}
+    try:
+        return StudySettings.model_validate(plain)
+    except ValidationError as error:
+        known = known_keys(StudySettings, Recipe, *SECTIONS)
+        raise ConfigError(list(validation_problems(error, name or "command line", known))) from error

@@ -1,0 +1,273 @@
+"""A study: a figure of the paper as a grid of systems over shared runs, and what its points say.
+
+    Study.plan(settings) -> Plan of Readings -> run_systems -> samples -> points -> study.json
+
+Read `run_study` first. What is tuned is kept by content in OUT/models and what is answered in OUT/runs, so studies of
+one folder share both, a killed study goes on, and a second run computes nothing. Each figure is a small file beside
+this one.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from openflan import artifacts
+from openflan.catalog.task import Task
+from openflan.evaluation import statistics
+from openflan.evaluation.evaluate import ClusterDraws, cluster_draws
+from openflan.evaluation.points import Contrast, Point, Replicate, contrast, point
+from openflan.evaluation.samples import read_samples
+from openflan.studies.parallel import Job, in_processes
+from openflan.studies.progress import Progress, silent
+from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe
+from openflan.studies.rows import split_of
+from openflan.studies.run import open_run, rows_of, run_arm
+from openflan.studies.settings import StudySettings
+
+log = logging.getLogger(__name__)
+
+Place = str | float
+"""A point's place on the horizontal axis: a name, or a number."""
+OF_ASKING = ("arms", "evaluation", "remote", "supervised", "soft_prompt")
+"""Keys of a recipe that the model tuned on the mixture does not depend on."""
+ALL = "all"
+"""The place, or series, that is the mean over clusters."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One arm of one recipe: what is asked. Its samples are an artifact of their own."""
+
+    recipe: Recipe
+    arm: Arm
+
+    @property
+    def own_recipe(self) -> Recipe:
+        """The recipe of this system's run folder."""
+        return self.recipe.changed(arms=[self.arm])
+
+    @property
+    def name(self) -> str:
+        """Of its run folder: content, after what a reader looks for."""
+        return f"{'-'.join(self.recipe.hold_out)}-{self.arm}-{self.own_recipe.fingerprint[:12]}"
+
+    @property
+    def answers_as(self) -> str:
+        """The arm's name in its samples; with exemplars it has their number."""
+        (name,) = self.recipe.shots_of(self.arm)
+        return name
+
+    @property
+    def model_key(self) -> str | None:
+        """Names the tuned model that is asked, by all it depends on; None where nothing is tuned."""
+        tuning = MODEL_OF.get(self.arm, self.arm)
+        if tuning not in TUNED_WITH:
+            return None
+        content = self.recipe.content()
+        return artifacts.fingerprint([tuning, {key: value for key, value in content.items() if key not in OF_ASKING}])
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One system's score on one cluster, in one replicate, and where it stands in the figure."""
+
+    series: str
+    place: Place
+    replicate: Replicate
+    cluster: str
+    system: System
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two series whose difference is the study's claim, place by place."""
+
+    first: str
+    second: str
+    against: Place | None = None
+    """The second's place; None for the first's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All readings of a study, and what is compared."""
+
+    readings: tuple[Reading, ...]
+    compared: tuple[Compared, ...]
+
+    @property
+    def systems(self) -> list[System]:
+        """Each once, in the order of the readings."""
+        return list({reading.system.name: reading.system for reading in self.readings}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One figure of the paper, asked of any model and catalog."""
+
+    name: str
+    figure: int | str
+    """Of Wei et al. 2022"""
+    title: str
+    question: str
+    axis: str
+    """What the horizontal axis is"""
+    kind: Literal["clusters", "numbers", "names"]
+    """Places are clusters (a panel or group each), numbers (a line through them), or names"""
+    plan: Callable[[StudySettings], Plan] = field(repr=False)
+    series: Callable[[StudySettings], Mapping[str, str]] = field(repr=False)
+    """The series' words in legend and table, in reading order, by name"""
+
+
+def run_study(
+    study: Study, settings: StudySettings, out: Path, *, workers: int = 1, progress: Progress = silent
+) -> dict[str, Any]:
+    """Run what is not there yet, and write OUT/<study>/study.json; gives its content.
+
+    Equal settings give equal bytes. Raises what `run_arm` raises.
+    """
+    plan = study.plan(settings)
+    run_systems(plan.systems, out, workers=workers, progress=progress)
+    points = measured(plan, out, settings)
+    content = described(study, settings, plan, points)
+    artifacts.write_json(out / study.name / "study.json", content)
+    return content
+
+
+def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress: Progress) -> None:
+    """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process."""
+    groups: dict[str, list[System]] = {}
+    for system in systems:
+        if not samples_file(system, out).exists():
+            groups.setdefault(system.model_key or system.name, []).append(system)
+    jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out)) for group in groups.values()]
+    if workers > 1 and len(jobs) > 1:
+        in_processes(jobs, workers=workers, progress=progress)
+        return
+    for job in jobs:
+        job.function(*job.arguments, progress=progress)
+
+
+def samples_file(system: System, out: Path) -> Path:
+    return out / "runs" / system.name / "arms" / system.arm / "samples.parquet"
+
+
+def _run_group(systems: Sequence[System], out: Path, *, progress: Progress) -> None:
+    for system in systems:
+        folder, recipe = out / "runs" / system.name, system.own_recipe
+        open_run(recipe, folder)
+        home = None if system.model_key is None else out / "models" / system.model_key[:16]
+        run_arm(system.arm, recipe, rows_of(recipe), folder, progress, home=home)
+
+
+def measured(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, Place], Point]:
+    """Every point of the plan, by (series, place)."""
+    draws = _draws(plan, out, settings)
+    groups: dict[tuple[str, Place], dict[tuple[Replicate, str], ClusterDraws]] = {}
+    for reading in plan.readings:
+        found = draws[reading.system.name, reading.cluster]
+        groups.setdefault((reading.series, reading.place), {})[reading.replicate, reading.cluster] = found
+    return {key: point(readings, seed=settings.report_seed) for key, readings in groups.items()}
+
+
+def _draws(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, str], ClusterDraws]:
+    """By (system, cluster). Systems asked the same rows are resampled together."""
+    asked: dict[tuple[str, ...], list[System]] = {}
+    for system in plan.systems:
+        asked.setdefault(system.recipe.hold_out, []).append(system)
+    found: dict[tuple[str, str], ClusterDraws] = {}
+    for systems in asked.values():
+        tasks: dict[str, Task] = {}
+        parts: list[pl.DataFrame] = []
+        for system in systems:
+            samples = read_samples(samples_file(system, out)).filter(pl.col("arm") == system.answers_as)
+            parts.append(samples.with_columns(pl.lit(system.name).alias("arm")))
+            tasks |= {task.name: task for task in split_of(system.recipe).evaluated}
+        found |= cluster_draws(pl.concat(parts), tasks=tasks, seed=settings.report_seed, resamples=settings.resamples)
+    return found
+
+
+def described(
+    study: Study, settings: StudySettings, plan: Plan, points: Mapping[tuple[str, Place], Point]
+) -> dict[str, Any]:
+    """study.json: numbers, settings and the runs they come of."""
+    titles = study.series(settings)
+    contrasts = _contrasts(plan, points)
+    systems = [
+        {"folder": f"runs/{system.name}", "fingerprint": system.own_recipe.fingerprint, "arm": system.arm}
+        for system in plan.systems
+    ]
+    return {
+        "format": 1,
+        "study": study.name,
+        "figure": study.figure,
+        "title": study.title,
+        "question": study.question,
+        "axis": study.axis,
+        "kind": study.kind,
+        "settings": settings.content(),
+        "fingerprint": artifacts.fingerprint([study.name, settings.content()]),
+        "series": [
+            {
+                "name": name,
+                "title": title,
+                "points": [_point(key[1], found) for key, found in points.items() if key[0] == name],
+            }
+            for name, title in titles.items()
+            if any(key[0] == name for key in points)
+        ],
+        "contrasts": contrasts,
+        "runs": systems,
+    }
+
+
+def _contrasts(plan: Plan, points: Mapping[tuple[str, Place], Point]) -> list[dict[str, Any]]:
+    """Holm's correction is over the places of one comparison; the mean over clusters stands beside them."""
+    found: list[dict[str, Any]] = []
+    for compared in plan.compared:
+        made: dict[Place, Contrast] = {}
+        for series, place in points:
+            against = place if compared.against is None else compared.against
+            if series == compared.first and place != compared.against and (compared.second, against) in points:
+                made[place] = contrast(points[series, place], points[compared.second, against])
+        places = [place for place in made if place != ALL]
+        adjusted = dict(zip(places, statistics.holm([made[place].p for place in places]), strict=True))
+        found += [
+            {"first": compared.first, "second": compared.second, "place": place, "against": compared.against}
+            | _contrast(one)
+            | {"p_holm": adjusted.get(place, one.p)}
+            for place, one in made.items()
+        ]
+    return found
+
+
+def _contrast(one: Contrast) -> dict[str, Any]:
+    return {
+        "mean": one.mean,
+        "low": one.low,
+        "high": one.high,
+        "p": one.p,
+        "smallest_detectable": one.smallest_detectable,
+    }
+
+
+def _point(place: Place, one: Point) -> dict[str, Any]:
+    return {
+        "place": place,
+        "mean": one.mean,
+        "low": one.low,
+        "high": one.high,
+        "n": one.n,
+        "clusters": list(one.clusters),
+        "chance": one.chance,
+        "majority": one.majority,
+        "templates_std": one.templates_std,
+        "replicates": [
+            {"model": replicate.model, "seed": replicate.seed, "order": replicate.order, "mean": mean}
+            for replicate, mean in one.by_replicate.items()
+        ],
+    }
