@@ -124,9 +124,7 @@ def tuning_workload(recipe: Recipe, tokenizer: Tokenizer | None, context: int) -
     if not sampled:
         return assumed_tuning(recipe, context, "no row of its tuning tasks here")
     shares = {
-        task.name: TaskRows(
-            task, _Repeated(rows, rows_of(task)), tuning_templates(task, recipe.mixture, recipe.seed)
-        )
+        task.name: TaskRows(task, _Repeated(rows, rows_of(task)), tuning_templates(task, recipe.mixture, recipe.seed))
         for task, rows in sampled
     }
     mixture = Mixture(shares, recipe.mixture, recipe.seed)
