@@ -9,7 +9,7 @@ from openflan.catalog.load import load_catalog
 from openflan.catalog.task import Task
 from openflan.errors import SourceError
 from openflan.ledger import Ledger
-from openflan.mixture.mixture import Mixture, MixtureSettings, TaskRows, rates, tuning_templates
+from openflan.mixture.mixture import Mixture, MixtureSettings, TaskRows, rates, tuning_tasks, tuning_templates
 from openflan.rendering.render import ReadRow
 from tests.catalog.toys import write_catalog
 
@@ -118,7 +118,7 @@ def few_shot(task: Task, counts: dict[str, int], shots: dict[int, float]) -> Mix
             for i in range(count)
         ]
         named = task.model_copy(update={"name": name})
-        return TaskRows(named, made, tuning_templates(named, inverted=True))
+        return TaskRows(named, made, tuning_templates(named, MixtureSettings(inverted=True), 0))
 
     settings = MixtureSettings(block_size=60, shots=shots)
     return Mixture({name: rows(name, count) for name, count in counts.items()}, settings, 0)
@@ -184,3 +184,17 @@ def test_overlap_takes_out_only_rows_with_evaluated_text(task: Task, tmp_path: P
     rows = [row(2, long_text.upper().replace(",", "")), row(3, long_text + " More."), row(4, "a short one")]
     assert [r.id for r in without_overlap("a", rows, evaluated, ledger)] == ["train/3", "train/4"]
     assert ledger.dropped.total() == 1
+
+
+def test_a_few_templates_and_tasks_are_among_more_of_them(task: Task) -> None:
+    of = [tuning_templates(task, MixtureSettings(templates_per_task=count), 0) for count in (1, 2, 99)]
+    assert of[0][0].kind == "direct" and of[1][:1] == of[0]
+    assert {one.id for one in of[2]} == {one.id for one in tuning_templates(task, MixtureSettings(), 0)}
+    named = [task.model_copy(update={"name": f"t{i}", "clusters": (f"c{i % 3}",)}) for i in range(12)]
+    few, more = (tuning_tasks(named, MixtureSettings(tasks_per_cluster=count), 0) for count in (1, 3))
+    assert Counter(one.clusters[0] for one in few) == {"c0": 1, "c1": 1, "c2": 1}
+    names = [{one.name for one in some} for some in (few, more)]
+    assert len(more) == 9 and names[0] <= names[1]
+    both = [*named, task.model_copy(update={"name": "other", "clusters": ("c9",)})]
+    again = tuning_tasks(both, MixtureSettings(tasks_per_cluster=1), 0)
+    assert {one.name for one in again} == names[0] | {"other"}

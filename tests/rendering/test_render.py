@@ -45,6 +45,15 @@ def test_the_ablations_show_the_row_without_words(task: Task) -> None:
     assert named.targets == "yes"
 
 
+def test_wording_and_options_can_be_taken_away_apart(task: Task) -> None:
+    without = render(task, read(task), task.templates[0], "no_options")
+    assert without.inputs == "It rains.\nDoes it follow that it is wet."
+    assert (without.template, without.options) == (task.templates[0].id, ("yes", "no"))
+    bare = render(task, read(task), task.templates[0], "no_template_options")
+    assert bare.inputs == "It rains.\nit is wet.\n\nOPTIONS:\n- yes\n- no"
+    assert bare.template == "no_template_options"
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

@@ -86,14 +86,15 @@ def assert_same(ours: Path, theirs: Path, *, tolerance: float = 1e-6) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["scaled", "example", "lora", "soft_prompt", "unpacked", "one_to_two"])
-def test_two_processes_tune_as_one(tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_two_processes_tune_as_one(tuned: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert json.loads((tuned / "codes.json").read_text())[name] == [0, 0]
     if name == "unpacked":
         monkeypatch.setattr(tune_module, "packing_of", lambda model, longest: ranks.UNPACKED)
-    alone(tuned, name, tmp_path / "one")
-    assert_same(tmp_path / "one", tuned / name)
+    one = tuned / f"{name}_alone"  # beside it, since a soft prompt's folder says by what path its base is found
+    alone(tuned, name, one)
+    assert_same(one, tuned / name)
     assert not (tuned / name / "checkpoints").exists()
-    ours, theirs = (read_dev_losses(folder / "dev.jsonl") for folder in (tmp_path / "one", tuned / name))
+    ours, theirs = (read_dev_losses(folder / "dev.jsonl") for folder in (one, tuned / name))
     assert [a.step for a in ours] == [b.step for b in theirs] == ([0, 2, 4, 6] if name == "example" else [])
     assert [a.all.loss for a in ours] == pytest.approx([b.all.loss for b in theirs], rel=1e-5)
     if name not in ("lora", "soft_prompt"):  # it moved by far more than the tolerance

@@ -73,6 +73,16 @@ def test_a_stopped_run_continues_to_the_same_bytes(tmp_path: Path, method: str, 
     assert not (tmp_path / "stopped" / "checkpoints").exists()
 
 
+def test_a_base_models_own_dropout_plays_no_part(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base", "gpt2")
+    tune(lm, blocks, QUICK, tmp_path / "without")
+    config = tmp_path / "base" / "config.json"
+    rates = {"attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5}
+    config.write_text(json.dumps(json.loads(config.read_text()) | rates))
+    tune(load_model(str(tmp_path / "base")), blocks, QUICK, tmp_path / "with")
+    assert weights(tmp_path / "with") == weights(tmp_path / "without")
+
+
 def test_tuning_learns_and_leaves_the_given_model_as_it_was(tmp_path: Path) -> None:
     lm = saved(tmp_path / "base")
     before = [p.clone() for p in lm.model.parameters()]

@@ -1,6 +1,6 @@
 """`openflan render`"""
 
-from typing import Annotated, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -38,7 +38,7 @@ def render(
     from openflan.errors import CatalogError, ConfigError, Problem, nearest
     from openflan.ledger import Ledger
     from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
-    from openflan.rendering.render import Wording, read_columns
+    from openflan.rendering.render import TEMPLATED, Wording, read_columns
     from openflan.rendering.render import render as render_row
     from openflan.sources.read import SourceSettings, read_rows
     from openflan.sources.specimens import read_specimens
@@ -63,8 +63,8 @@ def render(
     else:
         source = read_rows(found, split, settings, ledger, limit=limit)
     rows = read_columns(found, source, ledger)
-    pairs = [(row, t) for row in rows for t in (templates if wording == "instructions" else templates[:1])]
-    examples = [render_row(found, row, t, wording) for row, t in pairs]
+    pairs = [(row, t) for row in rows for t in (templates if wording in TEMPLATED else templates[:1])]
+    examples = [render_row(found, row, t, cast("Wording", wording)) for row, t in pairs]
     if shots:
         if wording != "instructions":
             raise ConfigError("--shots: exemplars are read through templates, so --wording must be instructions")

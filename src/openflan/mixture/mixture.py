@@ -62,8 +62,12 @@ class MixtureSettings(BaseModel):
         return dict(sorted(shots.items()))
 
     def content(self) -> dict[str, Any]:
-        """What the mixture depends on, as plain data; zero-shot mixtures have no `shots`."""
-        return self.model_dump(mode="json", exclude={"shots"} if set(self.shots) == {0} else None)
+        """What the mixture depends on, as plain data; what goes beyond the paper's only where it is used."""
+        plain = self.model_dump(mode="json")
+        unused = {name for name in ("tasks_per_cluster", "templates_per_task") if plain[name] is None}
+        if set(self.shots) == {0}:
+            unused.add("shots")
+        return {key: value for key, value in plain.items() if key not in unused}
 
 
 @dataclass(frozen=True, slots=True)

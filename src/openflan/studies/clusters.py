@@ -58,7 +58,7 @@ def order_of(available: Sequence[str], settings: StudySettings, number: int) -> 
     if number == 0:
         return list(available)
     drawn = generator(settings.report_seed, "orders", number).permutation(len(available))
-    return [available[index] for index in drawn]
+    return [available[int(index)] for index in drawn]
 
 
 def titles(settings: StudySettings) -> dict[str, str]:

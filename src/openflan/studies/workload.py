@@ -18,7 +18,7 @@ from openflan.encoding.pack import PackedRow
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import OpenflanError, SourceError
 from openflan.ledger import Ledger
-from openflan.mixture.mixture import Mixture, TaskRows, tuning_templates
+from openflan.mixture.mixture import Mixture, TaskRows, tuning_tasks, tuning_templates
 from openflan.rendering.render import ReadRow, read_columns, render
 from openflan.sources.read import SourceSettings, iter_rows
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Recipe
@@ -118,15 +118,13 @@ def tuning_workload(recipe: Recipe, tokenizer: Tokenizer | None, context: int) -
     """The first steps of the recipe's own feed over sampled rows, or rows of assumed lengths, filled to the brim."""
     if tokenizer is None:
         return assumed_tuning(recipe, context, "no tokenizer of this model here")
-    tasks = split_of(recipe).train
+    tasks = tuning_tasks(split_of(recipe).train, recipe.mixture, recipe.seed)
     ledger = Ledger()
     sampled = [(task, rows) for task in tasks if (rows := _sample(task, "train", recipe, ledger))]
     if not sampled:
         return assumed_tuning(recipe, context, "no row of its tuning tasks here")
     shares = {
-        task.name: TaskRows(
-            task, _Repeated(rows, rows_of(task)), tuning_templates(task, inverted=recipe.mixture.inverted)
-        )
+        task.name: TaskRows(task, _Repeated(rows, rows_of(task)), tuning_templates(task, recipe.mixture, recipe.seed))
         for task, rows in sampled
     }
     mixture = Mixture(shares, recipe.mixture, recipe.seed)

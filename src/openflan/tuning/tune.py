@@ -162,6 +162,7 @@ class _Tuning:
 def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: World) -> _Tuning:
     if world.size > 1 and lm.quantize is not None:
         raise ModelError(f"{lm.name} is held in {lm.quantize}, which cannot be sharded: tune it in one process")
+    _without_dropout(lm.model)
     lm, adapted = _made_trainable(lm, settings)
     way = _way(lm, settings)
     if settings.gradient_checkpointing:
@@ -306,6 +307,14 @@ def _made_trainable(lm: LanguageModel, settings: TuningSettings) -> tuple[Langua
         raise ModelError(f"{lm.name} is held in {lm.quantize}, which only method lora can tune")
     lm.model.requires_grad_(True)
     return lm, None
+
+
+def _without_dropout(model: torch.nn.Module) -> None:
+    """A base model's own dropout rates, from its pretraining, set to 0 (docs/deviations.md, D8); LoRA's come later."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and (name == "p" if isinstance(module, torch.nn.Dropout) else "drop" in name):
+                setattr(module, name, 0.0)
 
 
 def _way(lm: LanguageModel, settings: TuningSettings) -> Way:
