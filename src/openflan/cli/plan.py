@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def plan(
     recipe: Annotated[str | None, typer.Argument(help="Recipe file, or the name of a shipped one.")] = None,
     gpus: Annotated[
-        str, typer.Option("--gpus", help="Devices: 8xH200, H100, A100-80, A100-40, L4, 4090, TPUv3, cpu.")
+        str, typer.Option("--gpus", help="Devices: 8xH200, H100, A100-80, A100-40, L4, 4090, cpu.")
     ] = "8xH100",
     model: Annotated[
         str | None, typer.Option(help="Model in place of the recipe's; only its configuration is read.")
