@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,11 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in, see `weights_dtype`."""
+        return weights_dtype(self.model)
 
 
 def load_model(
@@ -172,6 +178,15 @@ def read_prompt_format(folder: Path) -> PromptFormat | None:
         return PromptFormat.model_validate(json.loads(path.read_text(encoding="utf-8"))["prompt_format"])
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ModelError(f"{path}: not a prompt format: {error}") from error
+
+
+def weights_dtype(model: "PreTrainedModel") -> torch.dtype:
+    """The floating-point type of most weights: a soft prompt's vectors are float32 before weights of any type."""
+    counts: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            counts[parameter.dtype] += parameter.numel()
+    return counts.most_common(1)[0][0]
 
 
 def count_parameters(name: str) -> int:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from openflan.encoding.pack import PackedRow
 from openflan.errors import ModelError
+from openflan.models.load import context_length, weights_dtype
 from openflan.models.packed_forward import PackedBatch, Way, attending, collate, target_logits
 
 IN_ORDER: dict[str, tuple[Way, ...]] = {
@@ -68,11 +69,13 @@ def packing_of(model: PreTrainedModel, longest: int = 0, ways: Sequence[Way] | N
     cheapest on the model's device; where none is right it is "alone".
 
     Call it under the autocast that the model will compute under, where there is one. Costs a few forward and backward
-    passes of 24 tokens and two forward passes of `longest`; no parameter gets a gradient, the weights stay as they are.
+    passes of at most 24 tokens and two forward passes of `longest`; no parameter gets a gradient, and the weights stay
+    as they are.
     Raises ModelError where the model does not run even on one example.
     """
     name = type(model).__name__
-    batch = collate(_rows_tried(model, TRIED_LENGTHS), model.device)
+    context = context_length(model.config)
+    batch = collate(_rows_tried(model, tuple(min(length, context) for length in TRIED_LENGTHS)), model.device)
     far = collate(_far_row(model, longest), model.device) if longest > sum(TRIED_LENGTHS) else None
     most = _tolerances(model)
     refused: dict[Way, str] = {}
@@ -146,7 +149,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 
 def _tolerances(model: PreTrainedModel) -> tuple[float, float]:
-    exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
+    exact = weights_dtype(model) == torch.float32 and not torch.is_autocast_enabled(model.device.type)
     return FLOAT32 if exact else LOW_PRECISION
 
 

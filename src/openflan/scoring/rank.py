@@ -219,7 +219,7 @@ def _score_all(
     order = sorted(range(len(requests)), key=lambda i: (requests[i].prompt_ids, requests[i].option_ids, requests[i].id))
     ordered = [requests[i] for i in order]
     scores: dict[str, OptionScores] = {}
-    dtype = str(lm.model.dtype)
+    dtype = str(lm.dtype)
     with inference(lm.model), contextlib.ExitStack() as stack:
         accelerated = not strict and _accelerate(lm, stack)
         engine = _engine(lm, ordered, batch_tokens, kept_bytes, stack)
@@ -276,7 +276,7 @@ class _Engine:
 def _accelerate(lm: "LanguageModel", stack: contextlib.ExitStack) -> bool:
     from openflan.scoring.gemm import onednn_is_faster, onednn_linear
 
-    if lm.model.device.type != "cpu" or str(lm.model.dtype) != "torch.float32" or not onednn_is_faster():
+    if lm.model.device.type != "cpu" or str(lm.dtype) != "torch.float32" or not onednn_is_faster():
         return False
     stack.enter_context(onednn_linear())
     return True

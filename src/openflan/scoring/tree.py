@@ -191,7 +191,7 @@ def set_up_tree(lm: "LanguageModel", model: Readout) -> tuple[TreeCheck, TreeSco
         expected = _alone(lm.model, requests, model.device)
     except Exception as error:  # a context too short for the probes, say
         return TreeCheck(f"{name}: a text to check with fails: {error}"), None
-    tolerance = TOLERANCE.get(lm.model.dtype, TOLERANCE[torch.bfloat16])
+    tolerance = TOLERANCE.get(lm.dtype, TOLERANCE[torch.bfloat16])
 
     def difference(scorer: TreeScorer, call: int) -> float:
         plan = make_plan(requests, pass_tokens=PASS_TOKENS["cpu"], kept_tokens=PASS_TOKENS["cpu"], call=call)

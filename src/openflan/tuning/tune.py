@@ -121,7 +121,7 @@ def tune(
     finite. On SIGTERM and SIGINT it saves a checkpoint and leaves with SystemExit or KeyboardInterrupt.
     """
     prompt_format = prompt_format or lm.prompt_format or PromptFormat()
-    device, dtype = str(lm.device), str(lm.model.dtype).removeprefix("torch.")
+    device, dtype = str(lm.device), str(lm.dtype).removeprefix("torch.")
     finished = (folder / "model").is_dir()
     with contextlib.nullcontext(World()) if finished else joined() as world:
         with world.first_alone():
@@ -371,7 +371,7 @@ def _put_together(tuning: _Tuning) -> tuple[LanguageModel, Adapted | None]:
     lm, adapted = tuning.lm, tuning.adapted
     targets: dict[str, torch.nn.Parameter] = {}
     if tuning.world.first:
-        base = load_model(lm.name, dtype=str(lm.model.dtype).removeprefix("torch."), device="cpu")
+        base = load_model(lm.name, dtype=str(lm.dtype).removeprefix("torch."), device="cpu")
         if base.identity != lm.identity:
             raise RunError(f"{lm.name}: the model's files have changed since tuning began; nothing is saved")
         lm, adapted = _made_trainable(base, tuning.settings)

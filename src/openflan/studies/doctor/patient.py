@@ -77,8 +77,8 @@ class Patient:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the weights; a soft prompt's vectors are float32 in any case."""
-        return cast(Any, self.model.get_input_embeddings()).weight.dtype
+        """Precision of the weights."""
+        return self.lm.dtype
 
     @property
     def tolerances(self) -> Tolerances:
