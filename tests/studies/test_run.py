@@ -14,10 +14,11 @@ import pytest
 from openflan.artifacts import read_json
 from openflan.errors import RunError
 from openflan.ledger import Ledger
+from openflan.studies.arm_models import arm_model
 from openflan.studies.progress import silent
 from openflan.studies.recipe import Recipe, resolve
 from openflan.studies.rows import read_split, split_of
-from openflan.studies.run import arm_model, run, run_many, tune_only
+from openflan.studies.run import run, run_many, tune_only
 
 
 def small(**top: object) -> Recipe:
