@@ -82,7 +82,7 @@ class Case:
 
 CASES = {
     "tuning-S": Case("Tuning, model S", "S", 30, 6, KEPT),
-    "tuning-S-malloc": Case("Tuning, model S, glibc's allocator as it comes", "S", 30, 0, {}, (BFD, OURS)),
+    "tuning-S-malloc": Case("Tuning, model S, glibc's allocator as it comes", "S", 30, 0, {}),
     "tuning-M": Case("Tuning, model M", "M", 12, 4, KEPT, (BFD, OURS)),
 }
 MEMORY, PREPARATION = "tuning-memory", "tuning-preparation"
