@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from scoring_workload import Words, make_tokenizer
 
 from openflan.models.load import LanguageModel
+from openflan.studies.hardware import known_hardware
 
 FOLDER = Path(__file__).parents[2] / "runs" / "gpu"
 """Where measurements are kept unless --out says otherwise."""
@@ -94,7 +95,11 @@ SHAPES = {
         },
     ),
 }
-PEAK_TERAFLOPS = {"H100 PCIe": 756, "H100": 989, "H200": 989, "A100": 312, "L40S": 362, "B200": 2250}
+_PLANNED = {
+    name: known_hardware()[key].bfloat16 / 1e12
+    for name, key in (("H100", "H100"), ("H200", "H200"), ("A100", "A100-80"))
+}
+PEAK_TERAFLOPS = {"H100 PCIe": 756.0, "L40S": 362.0, "B200": 2250.0} | _PLANNED
 """Dense bfloat16, by the makers' data sheets; the first key found in the device's name counts."""
 
 

@@ -69,9 +69,9 @@ def test_equal_numbers_give_an_equal_page_that_reads_well(tmp_path: Path, name: 
 
 def test_a_claim_says_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
     content = made_study(contrasts=[made_contrast("all", 0.1, 0.001), made_contrast("nli", 0.02, 0.4)])
-    console = Console(file=StringIO(), width=200)
-    console.print(render_study_table(content))
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = StringIO()
+    Console(file=shown, width=200).print(render_study_table(content))
+    said = shown.getvalue()
     assert "On the mean of clusters, instruction-tuned is higher than untuned <b>: +10.0 points" in said
     assert "On the natural language inference" not in said  # the table has it
     content = made_study(contrasts=[made_contrast("all", 0.02, 0.4)])

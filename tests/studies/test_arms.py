@@ -1,8 +1,8 @@
 """The arms that see their task: never mixed with the held-out ones, labelled, resumable, and counted once."""
 
 import json
-import os
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 
 import polars as pl
@@ -203,9 +203,9 @@ def test_each_task_has_its_model_and_the_tuned_one_knows_nothing_of_it(finished:
 def test_tables_say_seen(finished: Path) -> None:
     from rich.console import Console
 
-    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(render_table(read_json(finished / "result.json")))
-    said = console.export_text()
+    shown = StringIO()
+    Console(file=shown, width=200).print(render_table(read_json(finished / "result.json")))
+    said = shown.getvalue()
     for arm in SEEN_ARMS:
         assert f"{STYLES[arm].title.lower()}" in said and "(seen)" in STYLES[arm].title
     assert read_report(finished).runs[0].arms.keys() == set(ARMS)

@@ -394,7 +394,6 @@ def _cluster(
 ) -> ClusterResult:
     means = [tasks[name]["mean"] for name in names]
     items = [tasks[name]["n"] for name in names]
-    chances = [chance for name in names if (chance := tasks[name]["chance"]) is not None]
     low, high = statistics.interval(_cluster_draws(cluster, [resampled[name] for name in names], settings))
     return {
         "mean": float(np.mean(means)),
@@ -404,7 +403,7 @@ def _cluster(
         "n": sum(items),
         "shots": float(np.mean([tasks[name]["shots"] for name in names])),
         "tasks": list(names),
-        "chance": float(np.mean(chances)) if len(chances) == len(names) else None,
+        "chance": statistics.mean_if_all(tasks[name]["chance"] for name in names),
     }
 
 

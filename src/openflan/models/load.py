@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pydantic import ValidationError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as bars
 
 from openflan.artifacts import file_sha256, write_text
@@ -187,17 +187,6 @@ def weights_dtype(model: "PreTrainedModel") -> torch.dtype:
         if parameter.is_floating_point():
             counts[parameter.dtype] += parameter.numel()
     return counts.most_common(1)[0][0]
-
-
-def count_parameters(name: str) -> int:
-    """Parameters of the model called `name`, shared ones once; no weight is read."""
-    folder = find_model(name)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{name}: {folder} does not describe a causal language model: {error}") from error
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def context_length(config: Any) -> int:

@@ -23,6 +23,8 @@ from openflan.reports.figures import INCHES, INK, PAPER, SETTINGS, Width, frame
 from openflan.reports.numbers import percent
 
 Place = str | float
+ALL = "all"
+"""The place that is the mean over clusters."""
 FACES = (
     ("#8d867d", "o"),
     ("#3d6a91", "D"),
@@ -79,12 +81,14 @@ class Panel:
     def places(self) -> list[Place]:
         """In the order in which series name them, the mean over clusters last."""
         found = dict.fromkeys(mark.place for series in self.series for mark in series.marks)
-        return sorted(found, key=lambda place: place == "all")
+        return sorted(found, key=lambda place: place == ALL)
 
-    def words(self, place: Place) -> str:
-        if place == "all":
-            return "mean of clusters"
-        return cluster_words(place) if isinstance(place, str) else number_words(place)
+
+def place_words(place: Place) -> str:
+    """A place as a reader says it."""
+    if place == ALL:
+        return "mean of clusters"
+    return cluster_words(place) if isinstance(place, str) else number_words(place)
 
 
 def number_words(number: float) -> str:
@@ -181,7 +185,7 @@ def _draw_dots(axes: Axes, panel: Panel, width: Width, limits: tuple[float, floa
         y += _GAP / 2
         start = y
         if width == "narrow":
-            axes.text(0, y + 0.1, panel.words(place), transform=axes.get_yaxis_transform(), va="center_baseline")
+            axes.text(0, y + 0.1, place_words(place), transform=axes.get_yaxis_transform(), va="center_baseline")
             y += 0.2
         above = y
         for series in panel.series:
@@ -196,7 +200,7 @@ def _draw_dots(axes: Axes, panel: Panel, width: Width, limits: tuple[float, floa
                     y += _ROW
         y = max(y, above + _ROW * (2 if width == "wide" else 1))
         if width == "wide":
-            for index, line in enumerate(lines := textwrap.wrap(panel.words(place), 22)):
+            for index, line in enumerate(lines := textwrap.wrap(place_words(place), 22)):
                 axes.annotate(
                     line, (0, (above + y) / 2 + 0.15 * (index - (len(lines) - 1) / 2)),
                     xycoords=axes.get_yaxis_transform(), xytext=(-10, 0), textcoords="offset points", ha="right",

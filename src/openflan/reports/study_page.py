@@ -23,10 +23,9 @@ from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, trim
 from openflan.reports.numbers import count, interval, p_value, percent, points, points_interval
 from openflan.reports.page import WIDTHS, fill
 from openflan.reports.paper import paper_figure
-from openflan.reports.study_figures import Mark, Panel, Series, number_words, study_figure
+from openflan.reports.study_figures import ALL, Mark, Panel, Series, place_words, study_figure
 
 FILE, PAGE, PICTURE = "study.json", "report.html", "figure.png"
-ALL = "all"
 ALPHA = 0.05
 Content = Mapping[str, Any]
 
@@ -96,7 +95,7 @@ def drawing(content: Content) -> Drawing:
     """The study's figure, the paper's panel below ours where the paper has values."""
     panels = [panel for panel in (_own_panel(content), _paper_panel(content)) if panel.series]
     said = [
-        f"{series['title']}: " + ", ".join(f"{_place(p['place'])} {percent(p['mean'])}" for p in series["points"])
+        f"{series['title']}: " + ", ".join(f"{place_words(p['place'])} {percent(p['mean'])}" for p in series["points"])
         for series in content["series"]
     ]
     return Drawing(f"{content['title']}, percent. {'; '.join(said)}.", partial(study_figure, panels))
@@ -165,12 +164,6 @@ def _titles(content: Content) -> dict[str, str]:
     return {one["name"]: cluster_words(one["title"]) for one in content["series"]}
 
 
-def _place(place: str | float) -> str:
-    if place == ALL:
-        return "mean of clusters"
-    return cluster_words(place) if isinstance(place, str) else number_words(place)
-
-
 def _claims(content: Content) -> list[_Claim]:
     """Of each comparison the mean over clusters, or the largest number; the table has the others."""
     chosen: dict[tuple[str, str, Any], Content] = {}
@@ -188,12 +181,12 @@ def _beyond(one: Content, other: Content | None) -> bool:
 def _claim(content: Content, one: Content) -> _Claim:
     titles = _titles(content)
     shown = (one["low"] > 0 or one["high"] < 0) and one["p_holm"] < ALPHA
-    where = f"On the {_place(one['place'])}"
+    where = f"On the {place_words(one['place'])}"
     if not isinstance(one["place"], str):
-        where = f"With {_place(one['place'])} {content['axis']}"
+        where = f"With {place_words(one['place'])} {content['axis']}"
     against = titles[one["second"]]
     if one["against"] is not None:
-        against = f"the same with {_place(one['against'])}" if one["first"] == one["second"] else against
+        against = f"the same with {place_words(one['against'])}" if one["first"] == one["second"] else against
     bounds = f"{points(one['mean'])} points [{points_interval(one['low'], one['high'])}], {p_value(one['p_holm'])}"
     if not shown:
         able = "" if one["smallest_detectable"] is None else (
@@ -219,8 +212,8 @@ def _grid(content: Content) -> Grid:
                 Cell(count(p["n"]), "number side"),
                 Cell(count(len(p["replicates"])), "number side"),
             )
-            groups.setdefault(_place(p["place"]), []).append(Row(cells, tuned=one["name"] == main))
-    last = _place(ALL)
+            groups.setdefault(place_words(p["place"]), []).append(Row(cells, tuned=one["name"] == main))
+    last = place_words(ALL)
     groups = {title: groups[title] for title in sorted(groups, key=lambda title: title == last)}
     heads = (Column(content["axis"].capitalize(), False), *(Column(title, title != "Series") for title in columns))
     return Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items()))
@@ -230,9 +223,9 @@ def _contrast_grid(content: Content) -> Grid | None:
     titles = _titles(content)
     groups: dict[str, list[Row]] = {}
     for one in content["contrasts"]:
-        against = titles[one["second"]] + ("" if one["against"] is None else f" at {_place(one['against'])}")
+        against = titles[one["second"]] + ("" if one["against"] is None else f" at {place_words(one['against'])}")
         cells = (
-            Cell(_place(one["place"]), ""),
+            Cell(place_words(one["place"]), ""),
             Cell(points(one["mean"]), "mean"),
             Cell(points_interval(one["low"], one["high"]), "range"),
             Cell(p_value(one["p"]).removeprefix("p = ").removeprefix("p ")),
@@ -253,7 +246,7 @@ def _replicate_grid(content: Content) -> Grid:
         for p in one["points"]:
             for r in p["replicates"]:
                 cells = (
-                    Cell(_place(p["place"]), ""),
+                    Cell(place_words(p["place"]), ""),
                     Cell(r["model"], "side"),
                     Cell(str(r["seed"])),
                     Cell(str(r["order"])),

@@ -1,33 +1,27 @@
 """Figure 11: how many datasets of each cluster, and how many templates of each dataset, are tuned on."""
 
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import Compared, Plan, Reading, Study, System
+from openflan.studies.study import Compared, Plan, Reading, Study, System, readings_at
 
 
 def plan(settings: StudySettings) -> Plan:
     """Every number of datasets with every number of templates."""
+    series: dict[str, str] = {}
     readings: list[Reading] = []
-    for replicate in settings.replicates:
-        for templates in settings.templates_per_task:
-            for datasets in settings.tasks_per_cluster:
-                mixture = {"tasks_per_cluster": datasets, "templates_per_task": templates}
-                system = System(settings.recipe_of(replicate, "tuned", settings.together, mixture=mixture), "tuned")
-                readings += [
-                    Reading(series(templates), datasets, replicate, cluster, system) for cluster in settings.together
-                ]
-    few, many = series(min(settings.templates_per_task)), series(max(settings.templates_per_task))
+    for templates in settings.templates_per_task:
+        series[_series(templates)] = f"{templates} template{'' if templates == 1 else 's'} a dataset"
+        for datasets in settings.tasks_per_cluster:
+            mixture = {"tasks_per_cluster": datasets, "templates_per_task": templates}
+            for replicate in settings.replicates:
+                system = System(settings.recipe_of(replicate, "tuned", settings.together, mixture=mixture))
+                readings += readings_at(_series(templates), datasets, replicate, system)
+    few, many = _series(min(settings.templates_per_task)), _series(max(settings.templates_per_task))
     fewest = min(settings.tasks_per_cluster)
-    return Plan(tuple(readings), (Compared(many, few), Compared(many, many, against=fewest)))
+    return Plan(series, readings, [Compared(many, few), Compared(many, many, against=fewest)])
 
 
-def series(templates: int) -> str:
-    """The series of so many templates."""
+def _series(templates: int) -> str:
     return f"{templates} templates"
-
-
-def titles(settings: StudySettings) -> dict[str, str]:
-    """The series' words, by name."""
-    return {series(n): f"{n} template{'' if n == 1 else 's'} a dataset" for n in settings.templates_per_task}
 
 
 STUDY = Study(
@@ -38,5 +32,4 @@ STUDY = Study(
     axis="datasets of each cluster",
     kind="numbers",
     plan=plan,
-    series=titles,
 )

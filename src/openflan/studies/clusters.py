@@ -7,7 +7,7 @@ from openflan.catalog.load import load_catalog
 from openflan.evaluation.points import Replicate
 from openflan.seeding import generator
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import ALL, Compared, Plan, Reading, Study, System
+from openflan.studies.study import ALL, Compared, Plan, Reading, Study, System, readings_at
 
 GROWING = "growing"
 
@@ -25,24 +25,25 @@ def plan(settings: StudySettings) -> Plan:
         order = order_of(available, settings, number)
         model = settings.models[number % len(settings.models)]
         replicate = Replicate(model, settings.seeds[number % len(settings.seeds)], number)
-        untuned = System(settings.recipe_of(replicate, "untuned", settings.together), "untuned")
-        for series in (*settings.together, ALL, GROWING):
-            readings += _at(0, series, replicate, untuned, settings)
+        untuned = System(settings.recipe_of(replicate, "untuned", settings.together))
+        readings += _at(0, replicate, untuned) + readings_at(GROWING, 0, replicate, untuned)
         for count in counts:
             chosen = {"train_clusters": list(order[:count])}
-            system = System(settings.recipe_of(replicate, "tuned", settings.together, **chosen), "tuned")
-            for series in (*settings.together, ALL):
-                readings += _at(count, series, replicate, system, settings)
+            readings += _at(
+                count, replicate, System(settings.recipe_of(replicate, "tuned", settings.together, **chosen))
+            )
             steps = max(1, round(settings.recipe.tuning.steps * count / len(available)))
             recipe = settings.recipe_of(replicate, "tuned", settings.together, **chosen, tuning={"steps": steps})
-            readings += _at(count, GROWING, replicate, System(recipe, "tuned"), settings)
-    compared = tuple(Compared(series, series, against=0) for series in (ALL, GROWING))
-    return Plan(tuple(readings), (*compared, Compared(ALL, ALL, against=counts[0])))
+            readings += readings_at(GROWING, count, replicate, System(recipe))
+    means = {ALL: "mean of the held-out clusters", GROWING: "mean, steps in proportion to the clusters"}
+    compared = [Compared(series, series, against=0) for series in means] + [Compared(ALL, ALL, against=counts[0])]
+    return Plan(means | {name: name.replace("_", " ") for name in settings.together}, readings, compared)
 
 
-def _at(count: int, series: str, replicate: Replicate, system: System, settings: StudySettings) -> list[Reading]:
-    clusters = [series] if series in settings.together else settings.together
-    return [Reading(series, count, replicate, cluster, system) for cluster in clusters]
+def _at(count: int, replicate: Replicate, system: System) -> list[Reading]:
+    """A series for each cluster, and one for their mean."""
+    alone = [Reading(cluster, count, replicate, cluster, system) for cluster in system.recipe.hold_out]
+    return [*alone, *readings_at(ALL, count, replicate, system)]
 
 
 def train_clusters(settings: StudySettings) -> list[str]:
@@ -61,12 +62,6 @@ def order_of(available: Sequence[str], settings: StudySettings, number: int) -> 
     return [available[int(index)] for index in drawn]
 
 
-def titles(settings: StudySettings) -> dict[str, str]:
-    """The series' words, by name."""
-    means = {ALL: "mean of the held-out clusters", GROWING: "mean, steps in proportion to the clusters"}
-    return means | {cluster: cluster.replace("_", " ") for cluster in settings.together}
-
-
 STUDY = Study(
     name="clusters",
     figure=6,
@@ -75,5 +70,4 @@ STUDY = Study(
     axis="clusters tuned on",
     kind="numbers",
     plan=plan,
-    series=titles,
 )

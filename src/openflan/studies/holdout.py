@@ -1,9 +1,15 @@
 """Figure 5: what tuning on the other clusters did on clusters never seen, beside baselines and a ceiling."""
 
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import ALL, Compared, Plan, Reading, Study, System
+from openflan.studies.study import Compared, Plan, Reading, Study, System, readings_by_cluster
 
-ARMS = ("untuned", "untuned_completion", "tuned", "supervised")
+SERIES = {
+    "untuned": "untuned",
+    "untuned_completion": "untuned, asked in its own style",
+    "tuned": "instruction-tuned",
+    "supervised": "tuned on the task itself",
+}
+"""Words by arm."""
 
 
 def plan(settings: StudySettings) -> Plan:
@@ -11,25 +17,9 @@ def plan(settings: StudySettings) -> Plan:
     readings: list[Reading] = []
     for split in settings.splits:
         for replicate in settings.replicates:
-            for arm in ARMS:
-                system = System(settings.recipe_of(replicate, arm, split), arm)
-                for cluster in split:
-                    readings += [Reading(arm, place, replicate, cluster, system) for place in (cluster, ALL)]
-    return Plan(tuple(readings), (Compared("tuned", "untuned"), Compared("tuned", "untuned_completion")))
-
-
-TITLES = {
-    "untuned": "untuned",
-    "untuned_completion": "untuned, asked in its own style",
-    "tuned": "instruction-tuned",
-    "supervised": "tuned on the task itself",
-}
-
-
-def titles(settings: StudySettings) -> dict[str, str]:
-    """The series' words, by name."""
-    del settings
-    return TITLES
+            for arm in SERIES:
+                readings += readings_by_cluster(arm, replicate, System(settings.recipe_of(replicate, arm, split)))
+    return Plan(SERIES, readings, [Compared("tuned", "untuned"), Compared("tuned", "untuned_completion")])
 
 
 STUDY = Study(
@@ -40,5 +30,4 @@ STUDY = Study(
     axis="cluster held out",
     kind="clusters",
     plan=plan,
-    series=titles,
 )

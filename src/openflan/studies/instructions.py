@@ -5,7 +5,7 @@ each, all asked through natural instructions with the list; and the dataset's na
 """
 
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import ALL, Compared, Plan, Reading, Study, System
+from openflan.studies.study import Compared, Plan, Reading, Study, System, readings_by_cluster
 
 ASKED: dict[str, tuple[str, str]] = {
     "untuned": ("untuned", "instructions"),
@@ -17,23 +17,7 @@ ASKED: dict[str, tuple[str, str]] = {
     "tuned": ("tuned", "instructions"),
 }
 """Arm and the wording it is asked in, by series."""
-
-
-def plan(settings: StudySettings) -> Plan:
-    """Every wording, in each replicate, on the clusters held out together."""
-    readings: list[Reading] = []
-    for replicate in settings.replicates:
-        for series, (arm, wording) in ASKED.items():
-            recipe = settings.recipe_of(replicate, arm, settings.together, evaluation={"wording": wording})
-            system = System(recipe, arm)
-            for cluster in settings.together:
-                readings += [Reading(series, place, replicate, cluster, system) for place in (cluster, ALL)]
-    others = ("untuned", "no_template", "no_template_options", "dataset_name", "dataset_name_tag", "no_options")
-    compared = (*(Compared("tuned", other) for other in others), Compared("no_template_options", "no_template"))
-    return Plan(tuple(readings), compared)
-
-
-TITLES = {
+SERIES = {
     "untuned": "untuned",
     "no_template": "tuned without instructions or options",
     "no_template_options": "tuned without instructions, with options",
@@ -44,10 +28,15 @@ TITLES = {
 }
 
 
-def titles(settings: StudySettings) -> dict[str, str]:
-    """The series' words, by name."""
-    del settings
-    return TITLES
+def plan(settings: StudySettings) -> Plan:
+    """Every wording, in each replicate, on the clusters held out together."""
+    readings: list[Reading] = []
+    for replicate in settings.replicates:
+        for series, (arm, wording) in ASKED.items():
+            recipe = settings.recipe_of(replicate, arm, settings.together, evaluation={"wording": wording})
+            readings += readings_by_cluster(series, replicate, System(recipe))
+    compared = [Compared("tuned", other) for other in SERIES if other != "tuned"]
+    return Plan(SERIES, readings, [*compared, Compared("no_template_options", "no_template")])
 
 
 STUDY = Study(
@@ -58,5 +47,4 @@ STUDY = Study(
     axis="cluster held out",
     kind="clusters",
     plan=plan,
-    series=titles,
 )

@@ -1,39 +1,32 @@
 """Figure 10: a soft prompt learned on the task, in front of the untuned model and in front of FLAN."""
 
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import ALL, Compared, Plan, Reading, Study, System
+from openflan.studies.study import Compared, Plan, Reading, Study, System, readings_by_cluster
 
 ARMS = {"untuned_soft_prompt": "untuned", "soft_prompt": "instruction-tuned"}
+"""What a soft prompt stands in front of, in words."""
 
 
 def plan(settings: StudySettings) -> Plan:
     """Both bases, with each number of rows to learn on. The tuned base never saw the task's cluster."""
+    series: dict[str, str] = {}
     readings: list[Reading] = []
-    for split in settings.splits:
-        for replicate in settings.replicates:
-            for rows in settings.prompt_rows:
-                for arm in ARMS:
+    for rows in settings.prompt_rows:
+        for arm, words in ARMS.items():
+            learned = "all rows" if rows is None else f"{rows} rows"
+            series[_series(arm, rows)] = f"soft prompt on the {words} model, {learned}"
+            for split in settings.splits:
+                for replicate in settings.replicates:
                     recipe = settings.recipe_of(replicate, arm, split, soft_prompt={"rows": rows})
-                    system = System(recipe, arm)
-                    for cluster in split:
-                        places = (cluster, ALL)
-                        readings += [Reading(series(arm, rows), p, replicate, cluster, system) for p in places]
-    compared = tuple(Compared(series("soft_prompt", n), series("untuned_soft_prompt", n)) for n in settings.prompt_rows)
-    return Plan(tuple(readings), compared)
+                    readings += readings_by_cluster(_series(arm, rows), replicate, System(recipe))
+    compared = [
+        Compared(_series("soft_prompt", rows), _series("untuned_soft_prompt", rows)) for rows in settings.prompt_rows
+    ]
+    return Plan(series, readings, compared)
 
 
-def series(arm: str, rows: int | None) -> str:
-    """An arm's series with so many rows."""
+def _series(arm: str, rows: int | None) -> str:
     return f"{arm}, {'all' if rows is None else rows}"
-
-
-def titles(settings: StudySettings) -> dict[str, str]:
-    """The series' words, by name."""
-    return {
-        series(arm, n): f"soft prompt on the {words} model, {'all rows' if n is None else f'{n} rows'}"
-        for n in settings.prompt_rows
-        for arm, words in ARMS.items()
-    }
 
 
 STUDY = Study(
@@ -44,5 +37,4 @@ STUDY = Study(
     axis="cluster held out",
     kind="clusters",
     plan=plan,
-    series=titles,
 )

@@ -2,34 +2,26 @@
 
 from openflan.errors import ConfigError
 from openflan.evaluation.points import Replicate
-from openflan.models.load import count_parameters
+from openflan.models.shape import model_shape
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import Compared, Plan, Reading, Study, System
+from openflan.studies.study import Compared, Plan, Reading, Study, System, readings_at
 
-ARMS = ("untuned", "tuned")
+SERIES = {"untuned": "untuned", "tuned": "instruction-tuned"}
+"""Words by arm."""
 
 
 def plan(settings: StudySettings) -> Plan:
     """Every rung of the ladder, its models being pretraining seeds of one size. Raises ConfigError without a ladder."""
     if not settings.ladder:
-        raise ConfigError("the study `scale` needs a ladder of models: `ladder` in the settings, or --ladder")
+        raise ConfigError("the study `scale` needs a ladder of models: `ladder` in a settings file")
     readings: list[Reading] = []
     for rung in settings.ladder:
-        parameters = count_parameters(rung[0])
+        parameters = model_shape(rung[0]).parameters
         for replicate in (Replicate(model, seed) for model in rung for seed in settings.seeds):
-            for arm in ARMS:
-                system = System(settings.recipe_of(replicate, arm, settings.together), arm)
-                readings += [Reading(arm, parameters, replicate, cluster, system) for cluster in settings.together]
-    return Plan(tuple(readings), (Compared("tuned", "untuned"),))
-
-
-TITLES = {"untuned": "untuned", "tuned": "instruction-tuned"}
-
-
-def titles(settings: StudySettings) -> dict[str, str]:
-    """The series' words, by name."""
-    del settings
-    return TITLES
+            for arm in SERIES:
+                system = System(settings.recipe_of(replicate, arm, settings.together))
+                readings += readings_at(arm, parameters, replicate, system)
+    return Plan(SERIES, readings, [Compared("tuned", "untuned")])
 
 
 STUDY = Study(
@@ -40,5 +32,4 @@ STUDY = Study(
     axis="parameters",
     kind="numbers",
     plan=plan,
-    series=titles,
 )

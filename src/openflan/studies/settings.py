@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from openflan.catalog.load import known_keys, load_toml, validation_problems
 from openflan.errors import ConfigError, nearest
 from openflan.evaluation.points import Replicate
-from openflan.studies.recipe import SECTIONS, Arm, Recipe, resolve
+from openflan.studies.recipe import SECTIONS, Arm, Recipe, recipe_from, resolve
 
 WORLD_PREFIX = "world:"
 
@@ -70,9 +70,8 @@ class StudySettings(BaseModel):
         seed = replicate.seed
         if arm.startswith("untuned") and "soft_prompt" not in arm and plain["evaluation"]["shots"] == [0]:
             seed = self.seeds[0]
-        return self.recipe.changed(
-            **plain | {"model": replicate.model, "hold_out": list(hold_out), "arms": [arm], "seed": seed}
-        )
+        own = {"model": replicate.model, "hold_out": list(hold_out), "arms": [arm], "seed": seed}
+        return recipe_from(plain | own, "recipe")
 
 
 SETTINGS = Path(__file__).parent / "settings"

@@ -9,14 +9,14 @@ this one.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from openflan import artifacts
-from openflan.catalog.task import Task
 from openflan.evaluation import statistics
 from openflan.evaluation.evaluate import ClusterDraws, cluster_draws
 from openflan.evaluation.points import Contrast, Point, Replicate, contrast, point
@@ -38,22 +38,25 @@ ALL = "all"
 """The place, or series, that is the mean over clusters."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class System:
-    """One arm of one recipe: what is asked. Its samples are an artifact of their own."""
+    """What is asked: a recipe of one arm. Its samples are an artifact of their own."""
 
     recipe: Recipe
-    arm: Arm
 
     @property
-    def own_recipe(self) -> Recipe:
-        """The recipe of this system's run folder."""
-        return self.recipe.changed(arms=[self.arm])
+    def arm(self) -> Arm:
+        (arm,) = self.recipe.arms
+        return arm
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.recipe.fingerprint
 
     @property
     def name(self) -> str:
         """Of its run folder: content, after what a reader looks for."""
-        return f"{'-'.join(self.recipe.hold_out)}-{self.arm}-{self.own_recipe.fingerprint[:12]}"
+        return f"{'-'.join(self.recipe.hold_out)}-{self.arm}-{self.fingerprint[:12]}"
 
     @property
     def answers_as(self) -> str:
@@ -61,7 +64,7 @@ class System:
         (name,) = self.recipe.shots_of(self.arm)
         return name
 
-    @property
+    @cached_property
     def model_key(self) -> str | None:
         """Names the tuned model that is asked, by all it depends on; None where nothing is tuned."""
         tuning = MODEL_OF.get(self.arm, self.arm)
@@ -82,6 +85,17 @@ class Reading:
     system: System
 
 
+def readings_at(series: str, place: Place, replicate: Replicate, system: System) -> list[Reading]:
+    """A system's clusters as one place: their mean."""
+    return [Reading(series, place, replicate, cluster, system) for cluster in system.recipe.hold_out]
+
+
+def readings_by_cluster(series: str, replicate: Replicate, system: System) -> list[Reading]:
+    """A system's clusters as a place each, and all of them as one."""
+    alone = [Reading(series, cluster, replicate, cluster, system) for cluster in system.recipe.hold_out]
+    return [*alone, *readings_at(series, ALL, replicate, system)]
+
+
 @dataclass(frozen=True, slots=True)
 class Compared:
     """Two series whose difference is the study's claim, place by place."""
@@ -96,8 +110,10 @@ class Compared:
 class Plan:
     """All readings of a study, and what is compared."""
 
-    readings: tuple[Reading, ...]
-    compared: tuple[Compared, ...]
+    series: Mapping[str, str]
+    """The series' words in legend and table, in reading order, by name"""
+    readings: Sequence[Reading]
+    compared: Sequence[Compared]
 
     @property
     def systems(self) -> list[System]:
@@ -118,9 +134,7 @@ class Study:
     """What the horizontal axis is"""
     kind: Literal["clusters", "numbers", "names"]
     """Places are clusters (a panel or group each), numbers (a line through them), or names"""
-    plan: Callable[[StudySettings], Plan] = field(repr=False)
-    series: Callable[[StudySettings], Mapping[str, str]] = field(repr=False)
-    """The series' words in legend and table, in reading order, by name"""
+    plan: Callable[[StudySettings], Plan]
 
 
 def run_study(
@@ -158,7 +172,7 @@ def samples_file(system: System, out: Path) -> Path:
 
 def _run_group(systems: Sequence[System], out: Path, *, progress: Progress) -> None:
     for system in systems:
-        folder, recipe = out / "runs" / system.name, system.own_recipe
+        folder, recipe = out / "runs" / system.name, system.recipe
         open_run(recipe, folder)
         home = None if system.model_key is None else out / "models" / system.model_key[:16]
         run_arm(system.arm, recipe, rows_of(recipe), folder, progress, home=home)
@@ -181,12 +195,11 @@ def _draws(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, st
         asked.setdefault(system.recipe.hold_out, []).append(system)
     found: dict[tuple[str, str], ClusterDraws] = {}
     for systems in asked.values():
-        tasks: dict[str, Task] = {}
+        tasks = {task.name: task for task in split_of(systems[0].recipe).evaluated}
         parts: list[pl.DataFrame] = []
         for system in systems:
             samples = read_samples(samples_file(system, out)).filter(pl.col("arm") == system.answers_as)
             parts.append(samples.with_columns(pl.lit(system.name).alias("arm")))
-            tasks |= {task.name: task for task in split_of(system.recipe).evaluated}
         found |= cluster_draws(pl.concat(parts), tasks=tasks, seed=settings.report_seed, resamples=settings.resamples)
     return found
 
@@ -195,10 +208,9 @@ def described(
     study: Study, settings: StudySettings, plan: Plan, points: Mapping[tuple[str, Place], Point]
 ) -> dict[str, Any]:
     """study.json: numbers, settings and the runs they come of."""
-    titles = study.series(settings)
     contrasts = _contrasts(plan, points)
     systems = [
-        {"folder": f"runs/{system.name}", "fingerprint": system.own_recipe.fingerprint, "arm": system.arm}
+        {"folder": f"runs/{system.name}", "fingerprint": system.fingerprint, "arm": system.arm}
         for system in plan.systems
     ]
     return {
@@ -217,7 +229,7 @@ def described(
                 "title": title,
                 "points": [_point(key[1], found) for key, found in points.items() if key[0] == name],
             }
-            for name, title in titles.items()
+            for name, title in plan.series.items()
             if any(key[0] == name for key in points)
         ],
         "contrasts": contrasts,
