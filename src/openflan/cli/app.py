@@ -23,7 +23,7 @@ from openflan.cli import (
     tune,
     web,
 )
-from openflan.cli.console import err, rank
+from openflan.cli.console import err, processes, rank
 from openflan.errors import ConfigError, OpenflanError
 
 app = typer.Typer(
@@ -69,7 +69,7 @@ def _main(  # pyright: ignore[reportUnusedFunction] -- typer calls it
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what the library does.")] = False,
 ) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and context.invoked_subcommand not in TOGETHER:
+    if processes() > 1 and context.invoked_subcommand not in TOGETHER:
         raise ConfigError(
             f"torchrun starts several processes, which only {' and '.join(TOGETHER)} can share work among"
         )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from openflan.cli import options
-from openflan.cli.console import emit_json, err, out, shown_progress
+from openflan.cli.console import emit_json, err, out, processes, shown_progress
 
 
 def run(
@@ -45,7 +45,6 @@ def run(
     from openflan.studies.recipe import resolve
     from openflan.studies.rows import split_of, store_split
     from openflan.studies.run import run_many, tune_arms
-    from openflan.tuning.distributed import joined
 
     resolved = resolve(
         recipe,
@@ -71,14 +70,18 @@ def run(
         return
     folder = out_ or Path("runs") / f"{'-'.join(resolved.hold_out)}-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
-        with joined() as world:
-            if world.first:
-                store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
-            world.wait()
-            if world.size > 1:
+        if processes() > 1:
+            from openflan.tuning.distributed import joined
+
+            with joined() as world:
+                if world.first:
+                    store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
+                world.wait()
                 tune_arms(resolved, folder, resolved.arms, progress=progress)
-        if not world.first:
-            return
+            if not world.first:
+                return
+        else:
+            store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
         run_many({folder: resolved}, workers=workers, progress=progress)
     page = write_report(folder)
     result = read_json(folder / "result.json")

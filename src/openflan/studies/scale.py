@@ -2,7 +2,6 @@
 
 from openflan.errors import ConfigError
 from openflan.evaluation.points import Replicate
-from openflan.models.shape import model_shape
 from openflan.studies.settings import StudySettings
 from openflan.studies.study import Compared, Plan, Reading, Study, System, readings_at
 
@@ -12,6 +11,8 @@ SERIES = {"untuned": "untuned", "tuned": "instruction-tuned"}
 
 def plan(settings: StudySettings) -> Plan:
     """Every rung of the ladder, its models being pretraining seeds of one size. Raises ConfigError without a ladder."""
+    from openflan.models.shape import model_shape
+
     if not settings.ladder:
         raise ConfigError("the study `scale` needs a ladder of models: `ladder` in a settings file")
     readings: list[Reading] = []
