@@ -152,7 +152,8 @@ class _Tuning:
     folder: Path
     world: World
     way: Way
-    bfloat16: bool
+    autocast: bool
+    """To bfloat16. Sharded layers compute in it without being asked."""
 
     @property
     def trainable(self) -> dict[str, torch.nn.Parameter]:
@@ -172,7 +173,7 @@ def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: 
     if world.size > 1:
         shard(lm.model, logits, world, bfloat16=bfloat16)
     optimizer = make_optimizer(lm.model.parameters(), settings)
-    return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, bfloat16)
+    return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, bfloat16 and world.size == 1)
 
 
 def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] | None, dev: DevSet | None) -> None:
@@ -181,8 +182,7 @@ def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] |
     if world.first:
         _cut_log(folder / LOG_FILE, progress.step)
     lm.model.train()
-    bfloat16 = tuning.bfloat16 and world.size == 1  # sharded layers compute in it without being asked
-    nats = functools.partial(target_nats, tuning.logits, bfloat16=bfloat16, way=tuning.way)
+    nats = functools.partial(target_nats, tuning.logits, bfloat16=tuning.autocast, way=tuning.way)
     dev_log = DevLog(dev or {}, lm, settings, nats, folder, writes=world.first)
     dev_log.measure(progress.step)
     workers = num_workers(blocks, settings, on_gpu=lm.device.type == "cuda")
@@ -219,7 +219,7 @@ def _step(tuning: _Tuning, rows: Sequence[PackedRow], step: int, asked: Sequence
         rows,
         forward_tokens=settings.forward_tokens,
         weighting=settings.loss_weighting,
-        bfloat16=tuning.bfloat16 and world.size == 1,  # sharded layers compute in it without being asked
+        bfloat16=tuning.autocast,
         way=tuning.way,
         world=world,
         not_finite=not_finite,
