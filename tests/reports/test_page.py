@@ -188,21 +188,23 @@ def test_headings_tables_and_figures_can_be_read_aloud(page: Path) -> None:
     assert '<html lang="en">' in html
 
 
+def drawn_in_a_browser(text: str, folder: Path, width: int) -> tuple[int, int, bytes]:
+    """Width of the page, of the window, and a picture; asked through a script that only the copy under test has."""
+    assert CHROMIUM is not None
+    probe = "<script>document.title = document.documentElement.scrollWidth + '/' + window.innerWidth</script>"
+    (folder / "probe.html").write_text(text.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
+    flags += f" disable-component-update window-size={width},900 screenshot={folder}/page.png user-data-dir={folder}/p"
+    command = [CHROMIUM, *(f"--{flag}" for flag in flags.split()), "--dump-dom", f"file://{folder}/probe.html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    drawn = re.search(r"<title>(\d+)/(\d+)</title>", done.stdout)
+    assert drawn is not None, done.stderr[-500:]
+    return int(drawn[1]), int(drawn[2]), (folder / "page.png").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_screen(run_folder: Path, tmp_path: Path, width: int) -> None:
-    """A browser draws the page; its width is asked through a script that only the copy under test has."""
-    text = render_page(read_report(run_folder))
-    probe = "<script>document.title = document.documentElement.scrollWidth + '/' + window.innerWidth</script>"
-    (tmp_path / "probe.html").write_text(text.replace("</body>", f"{probe}</body>"), encoding="utf-8")
-    assert CHROMIUM is not None
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
-    flags += (
-        f" disable-component-update window-size={width},900 screenshot={tmp_path}/page.png user-data-dir={tmp_path}/p"
-    )
-    command = [CHROMIUM, *(f"--{flag}" for flag in flags.split()), "--dump-dom", f"file://{tmp_path}/probe.html"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    drawn = re.search(r"<title>(\d+)/(\d+)</title>", done.stdout)
-    assert drawn is not None, done.stderr[-500:]
-    assert int(drawn[1]) <= int(drawn[2])
+    page, window, _ = drawn_in_a_browser(render_page(read_report(run_folder)), tmp_path, width)
+    assert page <= window

@@ -1,13 +1,14 @@
 """A study's page and figure, from made-up numbers."""
 
 import json
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
-from tests.reports.test_page import read
+from tests.reports.test_page import CHROMIUM, drawn_in_a_browser, read
 
 from openflan.errors import RunError
 from openflan.reports.paper import paper_figure
@@ -110,3 +111,21 @@ def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
         read_study(tmp_path)
     with pytest.raises(RunError, match="format 2"):
         read_study(written(tmp_path, made_study() | {"format": 2}))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_figure_and_tables_within_the_screen(tmp_path: Path, width: int) -> None:
+    """Our panel in the colour of the study's claim, and nothing beside the window; one study and the page over all."""
+    for name, kind in (("instructions", "clusters"), ("scale", "numbers")):
+        written(tmp_path / name, made_study(name, kind))
+    pages = [write_study_report(tmp_path / "instructions"), write_index(tmp_path, ["instructions", "scale"])]
+    for page in pages:
+        folder = tmp_path / f"drawn-{page.parent.name}"
+        folder.mkdir()
+        whole, window, picture = drawn_in_a_browser(page.read_text(encoding="utf-8"), folder, width)
+        assert whole <= window
+        shown = Image.open(BytesIO(picture)).convert("RGB")
+        assert shown.width == width
+        assert len(shown.getcolors(1 << 24) or ()) > 50  # text, lines and marks, not an empty window

@@ -1,6 +1,12 @@
 """Studies: what shares what, what is computed once, and that a grid means what it says."""
 
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,8 @@ from openflan.errors import ConfigError
 from openflan.reports.study_page import write_study_report
 from openflan.studies import clusters, study
 from openflan.studies.all_studies import STUDIES, possible
-from openflan.studies.settings import StudySettings, load_settings, resolve_settings
+from openflan.studies.made import frozen, rows_lost
+from openflan.studies.settings import SETTINGS, StudySettings, load_settings, resolve_settings
 from openflan.studies.study import run_study, samples_file
 
 
@@ -21,6 +28,8 @@ def toy(**top: Any) -> StudySettings:
     recipe: dict[str, Any] = plain["recipe"]
     recipe["tuning"] |= {"steps": 2, "tokens_per_step": 256}
     recipe["mixture"] |= {"max_examples": 60, "block_size": 64}
+    recipe["supervised"] |= {"steps": 2}
+    recipe["soft_prompt"] |= {"steps": 2, "tokens_per_step": 256}
     recipe["evaluation"] |= {"items": 3, "dev_items": 2, "resamples": 200}
     small = {"models": ["world:small"], "seeds": [1, 2], "counts": [1, 3], "orders": 2, "shots": [1], "resamples": 200}
     return StudySettings.model_validate(plain | small | {"ladder": [["world:small"]], "prompt_rows": [8]} | top)
@@ -89,11 +98,35 @@ def test_settings_name_every_problem() -> None:
 
 
 def test_a_foreign_model_takes_the_papers_recipe() -> None:
-    found = resolve_settings(None, None, models=["a/b"], splits=[["nli", "paraphrase"], ["commonsense"]], seeds=[3])
+    splits = [["nli", "paraphrase"], ["commonsense"]]
+    found, file = resolve_settings(None, None, models=["a/b"], splits=splits, seeds=[3])
+    assert file is None
     assert found.recipe.catalogs == ("flan",) and found.recipe.tuning.steps == 30_000
     assert found.models == ("a/b",) and found.seeds == (3,)
     assert found.splits == (("nli", "paraphrase"), ("commonsense",))
     assert found.together == ("nli", "paraphrase", "commonsense")
+
+
+def test_a_study_can_have_its_own_values_and_the_command_line_goes_before_them(tmp_path: Path) -> None:
+    settings = toy(studies={"shots": {"seeds": [5], "splits": [["commonsense"]]}})
+    assert settings.of_study("shots").seeds == (5,) and settings.of_study("shots").splits == (("commonsense",),)
+    assert settings.of_study("holdout").seeds == (1, 2)
+    assert settings.of_study("holdout").content() == toy().content()  # another study's values are none of its own
+    with pytest.raises(ConfigError, match=r"shots cannot set sedes"):
+        resolve_settings(write_settings(tmp_path, "[studies.shots]\nsedes = [5]\n"), None)
+    with pytest.raises(ConfigError, match=r"studies\.shots: seeds"):
+        resolve_settings(write_settings(tmp_path, "[studies.shots]\nseeds = []\n"), None)[0].of_study("shots")
+    own = write_settings(tmp_path, "[studies.shots]\nseeds = [5]\nshots = [2]\n")
+    given, _ = resolve_settings(own, None, seeds=[9])
+    assert given.of_study("shots").seeds == (9,) and given.of_study("shots").shots == (2,)
+
+
+def write_settings(folder: Path, more: str) -> str:
+    """The micro-world's settings as a file, with more at the end and without what it has for single studies."""
+    text = (SETTINGS / "world.toml").read_text(encoding="utf-8")
+    kept = [part for part in re.split(r"(?m)^(?=\[)", text) if not part.startswith("[studies.")]
+    (folder / "settings.toml").write_text("".join(kept) + more, encoding="utf-8")
+    return str(folder / "settings.toml")
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +172,78 @@ def test_numbers_are_those_of_the_runs(done: Path) -> None:
     assert contrast["mean"] == pytest.approx(by_place["nli"]["mean"] - other["mean"])
     page = write_study_report(done / "instructions")
     assert "Role of instructions" in page.read_text() or "role of instructions" in page.read_text()
+
+
+def test_lost_rows_are_told_by_reason_with_their_range_over_systems() -> None:
+    def ledger(**lost: int) -> dict[str, Any]:
+        dropped = {reason: {"count": count, "rows": []} for reason, count in lost.items()}
+        tasks = {name: {"kept": 9, "dropped": dropped, "shortened": {}} for name in ("a", "b")}
+        return {"stages": {"read": tasks}, "notes": []}
+
+    found = rows_lost([ledger(empty=2), ledger(empty=5, overlap=1), ledger()])
+    assert found == [
+        {"stage": "read", "what": "dropped", "reason": "empty", "systems": 2, "least": 4, "most": 10},
+        {"stage": "read", "what": "dropped", "reason": "overlap", "systems": 1, "least": 2, "most": 2},
+    ]
+
+
+def test_a_settings_file_names_the_commit_that_froze_it_until_it_changes(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("a = 1\n")
+    assert frozen(file)["commit"] is None
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for arguments in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "frozen")):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    before = frozen(file)
+    assert re.fullmatch("[0-9a-f]{40}", before["commit"])
+    file.write_text("a = 2\n")
+    assert frozen(file)["commit"] is None and frozen(file)["sha256"] != before["sha256"]
+
+
+@pytest.mark.slow
+def test_what_was_tuned_is_counted_and_every_system_says_what_it_lost(done: Path) -> None:
+    made = read_json(done / "instructions" / "made.json")
+    systems = STUDIES["instructions"].plan(toy(seeds=[1])).systems
+    assert made["models_tuned"] == len({one.model_key for one in systems if one.model_key})
+    assert made["steps"] == 2 * made["models_tuned"] and made["flops"] > 0
+    for one in systems:
+        folder = done / "runs" / one.name
+        assert read_json(folder / "split.json")["held_out"] == ["nli", "paraphrase"]
+        assert read_json(folder / "mixture.lock")["tasks"]
+        assert read_json(folder / "ledger.json")["stages"]["encode"]
+
+
+KILLED = """
+from pathlib import Path
+import sys
+from tests.studies.test_study import toy
+from openflan.studies.all_studies import STUDIES
+from openflan.studies.study import run_study
+if __name__ == "__main__":
+    run_study(STUDIES["instructions"], toy(seeds=[1]), Path(sys.argv[1]), workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_loses_the_stage_it_was_in_and_ends_with_the_same_bytes(
+    done: Path, tmp_path: Path
+) -> None:
+    out, script = tmp_path / "killed", tmp_path / "killed.py"
+    script.write_text(KILLED)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    finished: dict[Path, int] = {}
+    for number in (1, 3, 6):
+        process = subprocess.Popen([sys.executable, str(script), str(out)], env=environment, start_new_session=True)
+        while process.poll() is None and len(list(out.glob("runs/*/ledger.json"))) < number:
+            time.sleep(0.02)
+        assert process.poll() is None, "ended before it was killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pattern in ("runs/*/arms/*/samples.parquet", "models/*/model/model.safetensors"):
+            for file in out.glob(pattern):
+                assert finished.setdefault(file, file.stat().st_mtime_ns) == file.stat().st_mtime_ns
+    assert finished
+    run_study(STUDIES["instructions"], toy(seeds=[1]), out)
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+    before, after = (folder / "instructions" / "study.json" for folder in (done, out))
+    assert after.read_bytes() == before.read_bytes()

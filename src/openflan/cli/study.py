@@ -1,5 +1,7 @@
 """`openflan study`"""
 
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,7 +153,7 @@ def _figures(chosen: str) -> Callable[..., None]:
         from openflan.studies.settings import resolve_settings
         from openflan.studies.study import run_study
 
-        resolved = resolve_settings(
+        resolved, file = resolve_settings(
             settings,
             recipe,
             models=options.listed(model),
@@ -174,7 +176,13 @@ def _figures(chosen: str) -> Callable[..., None]:
         for study in studies:
             with shown_progress(quiet=quiet) as progress:
                 found[study.name] = run_study(
-                    study, resolved, out_, workers=workers or min(options.cores(), 4), progress=progress
+                    study,
+                    resolved,
+                    out_,
+                    settings_file=file,
+                    command=shlex.join(["openflan", *sys.argv[1:]]),
+                    workers=workers or min(options.cores(), 4),
+                    progress=progress,
                 )
             page = write_study_report(out_ / study.name)
             if not json_:
@@ -200,17 +208,17 @@ for _name in (*FIGURES, ALL):
 
 def show_studies(studies: Sequence[Any], settings: Any, folder: Path, *, json_: bool) -> None:
     """What studies would run: systems, tuned models, and how many are there already."""
-    from openflan.studies.study import samples_file
+    from openflan.studies.study import is_done
 
     rows: list[dict[str, Any]] = []
     for study in studies:
-        systems = study.plan(settings).systems
+        systems = study.plan(settings.of_study(study.name)).systems
         rows.append({
             "study": study.name,
             "figure": study.figure,
             "systems": len(systems),
             "tuned models": len({system.model_key for system in systems if system.model_key}),
-            "done": sum(samples_file(system, folder).exists() for system in systems),
+            "done": sum(is_done(system, folder) for system in systems),
         })  # fmt: skip
     if json_:
         emit_json({"settings": settings.model_dump(mode="json"), "studies": rows})

@@ -25,7 +25,7 @@ from openflan.reports.page import WIDTHS, fill
 from openflan.reports.paper import paper_figure
 from openflan.reports.study_figures import ALL, Mark, Panel, Series, place_words, study_figure
 
-FILE, PAGE, PICTURE = "study.json", "report.html", "figure.png"
+FILE, MADE, PAGE, PICTURE = "study.json", "made.json", "report.html", "figure.png"
 ALPHA = 0.05
 Content = Mapping[str, Any]
 
@@ -60,14 +60,15 @@ def write_index(folder: Path, names: Sequence[str]) -> Path:
 
 
 def read_study(folder: Path) -> Content:
-    """The study.json of a folder. Raises RunError where there is none of this format."""
+    """The study.json of a folder, with made.json as `made`. Raises RunError where there is none of this format."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder / FILE}: not a study's result: {error}") from error
     if content.get("format") != 1:
         raise RunError(f"{folder / FILE}: format {content.get('format')!r}, expected 1")
-    return content
+    history = folder / MADE
+    return content | {"made": json.loads(history.read_text(encoding="utf-8")) if history.exists() else {}}
 
 
 def render_study_page(content: Content) -> str:
@@ -121,8 +122,10 @@ def _view(content: Content) -> dict[str, Any]:
         "contrasts": _contrast_grid(content),
         "replicates": _replicate_grid(content),
         "facts": _facts(content),
+        "splits": _split_grid(content),
+        "lost": _lost_grid(content),
         "runs": [(run["folder"], f"{run['arm']}, {run['fingerprint'][:12]}") for run in content["runs"]],
-        "files": [FILE, PICTURE],
+        "files": [FILE, MADE, PICTURE],
     }
 
 
@@ -258,14 +261,56 @@ def _replicate_grid(content: Content) -> Grid:
     return Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items()))
 
 
+def _split_grid(content: Content) -> Grid | None:
+    """Every task that is not tuned on, and why."""
+    groups: dict[str, list[Row]] = {}
+    for split in content.get("splits", ()):
+        title = " and ".join(map(cluster_words, split["held_out"]))
+        told = dict.fromkeys(split["evaluated"], "evaluated")
+        told |= {one["task"]: one["reason"] for one in split["excluded"] if one["task"] not in told}
+        groups[f"{title}: {len(split['train'])} tasks tuned on at most"] = [
+            Row((Cell(task, ""), Cell(reason, "text"))) for task, reason in told.items()
+        ]
+    if not groups:
+        return None
+    heads = (Column("Held out", False), Column("Task", False), Column("Why it is not tuned on", False))
+    return Grid(heads, tuple(RowGroup(title, tuple(rows)) for title, rows in groups.items()))
+
+
+def _lost_grid(content: Content) -> Grid | None:
+    groups: dict[str, list[Row]] = {}
+    for one in content.get("rows_lost", ()):
+        span = count(one["most"]) if one["least"] == one["most"] else f"{count(one['least'])} to {count(one['most'])}"
+        cells = (Cell(one["what"], "side"), Cell(one["reason"], "text"), Cell(span), Cell(count(one["systems"])))
+        groups.setdefault(one["stage"], []).append(Row(cells))
+    if not groups:
+        return None
+    words = (Column("Stage", False), Column("What", False), Column("Reason", False))
+    heads = (*words, Column("Rows of a system"), Column("Systems"))
+    return Grid(heads, tuple(RowGroup(stage, tuple(rows)) for stage, rows in groups.items()))
+
+
 def _facts(content: Content) -> list[tuple[str, str]]:
-    settings, recipe = content["settings"], content["settings"]["recipe"]
-    return [
-        ("Base models", _models(content)),
-        ("Tuning seeds", ", ".join(map(str, settings["seeds"]))),
-        ("Rows of each task", f"{recipe['evaluation']['items']} test, {recipe['evaluation']['dev_items']} dev"),
-        ("Tuning", f"{recipe['tuning']['steps']} steps of {recipe['tuning']['tokens_per_step']} tokens"),
-        ("Resamples", count(settings["resamples"])),
-        ("Fingerprint", content["fingerprint"]),
-        ("Made by", content.get("command", f"openflan study {content['study']}")),
-    ]
+    settings, recipe, made = content["settings"], content["settings"]["recipe"], content["made"]
+    facts = {
+        "Base models": _models(content),
+        "Tuning seeds": ", ".join(map(str, settings["seeds"])),
+        "Rows of each task": f"{recipe['evaluation']['items']} test, {recipe['evaluation']['dev_items']} dev",
+        "Tuning": f"{recipe['tuning']['steps']} steps of {recipe['tuning']['tokens_per_step']} tokens",
+        "Resamples": count(settings["resamples"]),
+        "Fingerprint": content["fingerprint"],
+    }
+    if made:
+        facts["Tuned in all"] = f"{count(made['models_tuned'])} models, {count(made['steps'])} steps"
+        facts["Cost of tuning"] = (
+            f"{count(made['tokens'])} tokens, {made['flops']:.1e} FLOPs (6 x parameters x tokens), "
+            f"{count(made['tuning_seconds'])} seconds of steps"
+        )
+        if frozen := made["settings"]:
+            commit = frozen["commit"]
+            facts["Settings"] = f"{frozen['file']}, " + (
+                f"frozen in commit {commit}" if commit else f"SHA-256 {frozen['sha256']}"
+            )
+        facts["Versions"] = ", ".join(f"{name} {number}" for name, number in made["environment"]["packages"].items())
+    facts["Made by"] = made.get("command") or f"openflan study {content['study']}"
+    return list(facts.items())

@@ -28,7 +28,8 @@ def plan(settings: StudySettings) -> Plan:
         untuned = System(settings.recipe_of(replicate, "untuned", settings.together))
         readings += _at(0, replicate, untuned) + readings_at(GROWING, 0, replicate, untuned)
         for count in counts:
-            chosen = {"train_clusters": list(order[:count])}
+            # All of them is what other studies tune on too: named alike, it is tuned once.
+            chosen = {"train_clusters": None if count == len(available) else list(order[:count])}
             readings += _at(
                 count, replicate, System(settings.recipe_of(replicate, "tuned", settings.together, **chosen))
             )

@@ -179,15 +179,20 @@ def templates_for(task: Task, kind: str, ledger: Ledger) -> tuple[Template, ...]
 
 def close_run(recipe: Recipe, rows: SplitRows, samples: pl.DataFrame, result: Result, out: Path) -> Result:
     """Write what the run found; DONE comes last."""
+    close_ledger(recipe, rows, out)
+    write_samples(samples, out / "samples.parquet")
+    artifacts.write_json(out / "result.json", result.to_json() | {"fingerprint": recipe.fingerprint})
+    artifacts.write_text(out / artifacts.DONE, "")
+    return result
+
+
+def close_ledger(recipe: Recipe, rows: SplitRows, out: Path) -> None:
+    """Write ledger.json: what reading and all arms kept, dropped and shortened."""
     ledger = Ledger()
     ledger.merge([rows.ledger])
     for arm in recipe.arms:
         ledger.merge([Ledger.from_json(artifacts.read_json(out / "arms" / arm / "ledger.json"))])
     artifacts.write_json(out / "ledger.json", ledger.to_json())
-    write_samples(samples, out / "samples.parquet")
-    artifacts.write_json(out / "result.json", result.to_json() | {"fingerprint": recipe.fingerprint})
-    artifacts.write_text(out / artifacts.DONE, "")
-    return result
 
 
 def environment() -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from openflan.catalog.load import known_keys, load_toml, validation_problems
 from openflan.errors import ConfigError, nearest
@@ -15,6 +15,7 @@ WORLD_PREFIX = "world:"
 
 Positive = Annotated[int, Field(ge=1)]
 Split = Annotated[tuple[str, ...], Field(min_length=1)]
+StudyName = Literal["holdout", "clusters", "scale", "instructions", "shots", "prompt_tuning", "breadth"]
 
 
 class StudySettings(BaseModel):
@@ -49,10 +50,30 @@ class StudySettings(BaseModel):
     """`breadth`"""
     templates_per_task: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 10)
     """`breadth`"""
+    studies: Mapping[StudyName, Mapping[str, Any]] = {}
+    """What one study has in place of the values above, so that the dear ones can be smaller."""
+
+    @field_validator("studies")
+    @classmethod
+    def _whole_values(cls, studies: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+        allowed = set(cls.model_fields) - {"recipe", "studies"}
+        for study, values in studies.items():
+            if unknown := sorted(set(values) - allowed):
+                raise ValueError(f"{study} cannot set {', '.join(unknown)}; it can: {', '.join(sorted(allowed))}")
+        return studies
+
+    def of_study(self, name: str) -> "StudySettings":
+        """What the study `name` runs on; raises ConfigError."""
+        own = {key: values for study, values in self.studies.items() if study == name for key, values in values.items()}
+        try:
+            return StudySettings.model_validate(self.model_dump(mode="json", exclude={"studies"}) | own)
+        except ValidationError as error:
+            known = known_keys(StudySettings)
+            raise ConfigError(list(validation_problems(error, f"studies.{name}", known))) from error
 
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""
-        return self.model_dump(mode="json", exclude={"recipe"}) | {"recipe": self.recipe.content()}
+        return self.model_dump(mode="json", exclude={"recipe", "studies"}) | {"recipe": self.recipe.content()}
 
     @property
     def replicates(self) -> list[Replicate]:
@@ -80,13 +101,17 @@ SETTINGS = Path(__file__).parent / "settings"
 
 def load_settings(name: str | Path) -> StudySettings:
     """Settings from a file, or shipped ones by name; raises ConfigError listing every problem with its key."""
-    file = Path(name)
-    if not file.exists():
-        shipped = {path.stem: path for path in SETTINGS.glob("*.toml")}
-        if str(name) not in shipped:
-            raise ConfigError(f"no settings file or shipped settings {str(name)!r} ({nearest(str(name), shipped)})")
-        file = shipped[str(name)]
-    return load_toml(StudySettings, file, ConfigError, Recipe, *SECTIONS)
+    return load_toml(StudySettings, settings_file(name), ConfigError, Recipe, *SECTIONS)
+
+
+def settings_file(name: str | Path) -> Path:
+    """The file, or the one that ships by that name; raises ConfigError."""
+    if Path(name).exists():
+        return Path(name)
+    shipped = {path.stem: path for path in SETTINGS.glob("*.toml")}
+    if str(name) not in shipped:
+        raise ConfigError(f"no settings file or shipped settings {str(name)!r} ({nearest(str(name), shipped)})")
+    return shipped[str(name)]
 
 
 def resolve_settings(
@@ -99,8 +124,8 @@ def resolve_settings(
     seeds: Sequence[int] = (),
     sections: Mapping[str, Mapping[str, Any]] | None = None,
     **top: Any,
-) -> StudySettings:
-    """The settings a command line means: a file's (the micro-world's, by default) with what was given on top.
+) -> tuple[StudySettings, Path | None]:
+    """The settings a command line means: a file's (the micro-world's, by default) with what was given on top; the file.
 
     With `recipe`, or with models that are not the micro-world's, the systems share that recipe (or the defaults) in
     place of the settings'; `splits` are then needed. Values of None and empty ones were not given.
@@ -108,7 +133,8 @@ def resolve_settings(
     Raises ConfigError for what is wrong or missing.
     """
     foreign = recipe is not None or any(not model.startswith(WORLD_PREFIX) for model in models)
-    if name is None and foreign:
+    file = None if name is None and foreign else settings_file(name or "world")
+    if file is None:
         if not splits or not (models or recipe):
             raise ConfigError("give --hold-out (one split each; clusters of one split joined by +) and --model")
         base = resolve(recipe, needs=(), model=models[0] if models else None, hold_out=list(splits[0]))
@@ -119,16 +145,19 @@ def resolve_settings(
             "together": list(dict.fromkeys(cluster for split in splits for cluster in split)),
         }
     else:
-        plain = load_settings(name or "world").model_dump(mode="json")
+        plain = load_settings(file).model_dump(mode="json")
         if recipe is not None:
             plain["recipe"] = resolve(recipe, needs=()).model_dump(mode="json")
-    given = {"models": models, "splits": [list(split) for split in splits], "together": together, "seeds": seeds}
-    plain |= {key: list(value) for key, value in given.items() if value}
+    values = {"models": models, "splits": [list(split) for split in splits], "together": together, "seeds": seeds}
+    given = {key: list(value) for key, value in values.items() if value}
+    plain |= given
+    own = plain.get("studies", {})
+    plain["studies"] = {name: {key: own[name][key] for key in own[name] if key not in given} for name in own}
     plain["recipe"] |= {key: value for key, value in top.items() if value not in (None, [])}
     for section, values in (sections or {}).items():
         plain["recipe"][section] |= {key: value for key, value in values.items() if value is not None}
     try:
-        return StudySettings.model_validate(plain)
+        return StudySettings.model_validate(plain), file
     except ValidationError as error:
         known = known_keys(StudySettings, Recipe, *SECTIONS)
         raise ConfigError(list(validation_problems(error, name or "command line", known))) from error

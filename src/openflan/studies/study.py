@@ -21,11 +21,12 @@ from openflan.evaluation import statistics
 from openflan.evaluation.evaluate import ClusterDraws, cluster_draws
 from openflan.evaluation.points import Contrast, Point, Replicate, contrast, point
 from openflan.evaluation.samples import read_samples
+from openflan.studies.made import made, rows_lost
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe
 from openflan.studies.rows import split_of
-from openflan.studies.run import open_run, rows_of, run_arm
+from openflan.studies.run import close_ledger, lock, open_run, rows_of, run_arm
 from openflan.studies.settings import StudySettings
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ Place = str | float
 """A point's place on the horizontal axis: a name, or a number."""
 OF_ASKING = ("arms", "evaluation", "remote", "supervised", "soft_prompt")
 """Keys of a recipe that the model tuned on the mixture does not depend on."""
+LEDGER = "ledger.json"
 ALL = "all"
 """The place, or series, that is the mean over clusters."""
 
@@ -138,17 +140,30 @@ class Study:
 
 
 def run_study(
-    study: Study, settings: StudySettings, out: Path, *, workers: int = 1, progress: Progress = silent
+    study: Study,
+    settings: StudySettings,
+    out: Path,
+    *,
+    settings_file: Path | None = None,
+    command: str | None = None,
+    workers: int = 1,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Run what is not there yet, and write OUT/<study>/study.json; gives its content.
 
-    Equal settings give equal bytes. Raises what `run_arm` raises.
+    Equal settings give equal bytes. Beside it stands made.json: `command`, cost, versions, the commit of
+    `settings_file`.
+    Raises what `run_arm` raises.
     """
+    settings = settings.of_study(study.name)
     plan = study.plan(settings)
     run_systems(plan.systems, out, workers=workers, progress=progress)
     points = measured(plan, out, settings)
-    content = described(study, settings, plan, points)
+    lost = rows_lost(artifacts.read_json(run_folder(system, out) / LEDGER) for system in plan.systems)
+    content = described(study, settings, plan, points) | {"rows_lost": lost}
     artifacts.write_json(out / study.name / "study.json", content)
+    history = {"command": command, **made(_tuned_in(plan.systems, out), settings_file)}
+    artifacts.write_json(out / study.name / "made.json", history)
     return content
 
 
@@ -156,7 +171,7 @@ def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress:
     """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process."""
     groups: dict[str, list[System]] = {}
     for system in systems:
-        if not samples_file(system, out).exists():
+        if not is_done(system, out):
             groups.setdefault(system.model_key or system.name, []).append(system)
     jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out)) for group in groups.values()]
     if workers > 1 and len(jobs) > 1:
@@ -166,26 +181,51 @@ def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress:
         job.function(*job.arguments, progress=progress)
 
 
+def run_folder(system: System, out: Path) -> Path:
+    return out / "runs" / system.name
+
+
+def model_folder(system: System, out: Path) -> Path | None:
+    """Where the model tuned on the mixture is kept, for all systems that ask it; None where nothing is tuned."""
+    return None if system.model_key is None else out / "models" / system.model_key[:16]
+
+
+def _tuned_in(systems: Sequence[System], out: Path) -> list[tuple[Recipe, Path]]:
+    """Where something was tuned, each folder once, with a recipe of it."""
+    folders = {folder: system.recipe for system in systems if (folder := model_folder(system, out)) is not None}
+    return [(recipe, folder) for folder, recipe in folders.items()] + [
+        (system.recipe, run_folder(system, out)) for system in systems if system.recipe.sees_tasks
+    ]
+
+
 def samples_file(system: System, out: Path) -> Path:
-    return out / "runs" / system.name / "arms" / system.arm / "samples.parquet"
+    return run_folder(system, out) / "arms" / system.arm / "samples.parquet"
+
+
+def is_done(system: System, out: Path) -> bool:
+    """A system's ledger is written last."""
+    return (run_folder(system, out) / LEDGER).exists()
 
 
 def _run_group(systems: Sequence[System], out: Path, *, progress: Progress) -> None:
     for system in systems:
-        folder, recipe = out / "runs" / system.name, system.recipe
+        folder, recipe = run_folder(system, out), system.recipe
         open_run(recipe, folder)
-        home = None if system.model_key is None else out / "models" / system.model_key[:16]
-        run_arm(system.arm, recipe, rows_of(recipe), folder, progress, home=home)
+        rows = rows_of(recipe)
+        lock(recipe, split_of(recipe), rows, folder)
+        run_arm(system.arm, recipe, rows, folder, progress, home=model_folder(system, out))
+        close_ledger(recipe, rows, folder)
 
 
 def measured(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, Place], Point]:
-    """Every point of the plan, by (series, place)."""
+    """Every point of the plan, by (series, place); means over clusters come last."""
     draws = _draws(plan, out, settings)
     groups: dict[tuple[str, Place], dict[tuple[Replicate, str], ClusterDraws]] = {}
     for reading in plan.readings:
         found = draws[reading.system.name, reading.cluster]
         groups.setdefault((reading.series, reading.place), {})[reading.replicate, reading.cluster] = found
-    return {key: point(readings, seed=settings.report_seed) for key, readings in groups.items()}
+    in_order = sorted(groups.items(), key=lambda item: item[0][1] == ALL)
+    return {key: point(readings, seed=settings.report_seed) for key, readings in in_order}
 
 
 def _draws(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, str], ClusterDraws]:
@@ -233,8 +273,17 @@ def described(
             if any(key[0] == name for key in points)
         ],
         "contrasts": contrasts,
+        "splits": _splits(plan.systems),
         "runs": systems,
     }
+
+
+def _splits(systems: Sequence[System]) -> list[dict[str, Any]]:
+    """What is held out, what is barred with it and why, for each split."""
+    widest: dict[tuple[str, ...], Recipe] = {}
+    for system in systems:
+        widest.setdefault(system.recipe.hold_out, system.recipe.changed(train_clusters=None))
+    return [split_of(recipe).to_json() for recipe in widest.values()]
 
 
 def _contrasts(plan: Plan, points: Mapping[tuple[str, Place], Point]) -> list[dict[str, Any]]:
