@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from tests.evaluation.conftest import write_run
 from tests.evaluation.test_compare import SAMPLES, TASKS
-from tests.reports.test_page import read
+from tests.reports.test_page import assert_grids_are_whole, read
 
 from openflan.errors import RunError
 from openflan.evaluation.compare import Comparison, compare
@@ -179,6 +179,7 @@ def test_the_page_stands_alone_escapes_what_it_shows_and_has_every_number(
     assert "model made-up in A, <other> in B" in text
     assert "Not compared, only in A: u, 180 answers." in text
     assert "elsewhere" not in text
+    assert assert_grids_are_whole(page.read_text(encoding="utf-8")) == 1  # the templates that moved
 
 
 def test_the_same_runs_give_the_same_bytes(run_folder: Path, other_folder: Path, tmp_path: Path) -> None:

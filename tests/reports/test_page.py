@@ -208,3 +208,20 @@ def drawn_in_a_browser(text: str, folder: Path, width: int) -> tuple[int, int, b
 def test_nothing_is_wider_than_the_screen(run_folder: Path, tmp_path: Path, width: int) -> None:
     page, window, _ = drawn_in_a_browser(render_page(read_report(run_folder)), tmp_path, width)
     assert page <= window
+
+
+def assert_grids_are_whole(html: str) -> int:
+    """Every row has a cell for each head; gives the number of grids without named groups."""
+    plain = 0
+    for table in re.findall(r'<table class="grid.*?</table>', html, re.DOTALL):
+        heads = table.count('scope="col"')
+        for body in re.findall(r"<tbody.*?</tbody>", table, re.DOTALL):
+            groups = body.count('scope="rowgroup"')
+            for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL):
+                assert row.count('scope="row"') + row.count("<td") + groups == heads, row
+            plain += not groups
+    return plain
+
+
+def test_every_row_of_a_grid_has_a_cell_for_each_head(page: Path) -> None:
+    assert_grids_are_whole(page.read_text(encoding="utf-8"))

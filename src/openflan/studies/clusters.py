@@ -29,7 +29,7 @@ def plan(settings: StudySettings) -> Plan:
         readings += _at(0, replicate, untuned) + readings_at(GROWING, 0, replicate, untuned)
         for count in counts:
             # All of them is what other studies tune on too: named alike, it is tuned once.
-            chosen = {"train_clusters": None if count == len(available) else list(order[:count])}
+            chosen = {} if count == len(available) else {"train_clusters": list(order[:count])}
             readings += _at(
                 count, replicate, System(settings.recipe_of(replicate, "tuned", settings.together, **chosen))
             )
@@ -48,11 +48,12 @@ def _at(count: int, replicate: Replicate, system: System) -> list[Reading]:
 
 
 def train_clusters(settings: StudySettings) -> list[str]:
-    """Clusters that may be tuned on when `together` is held out: most tasks first, as in the paper, then by name."""
+    """Clusters of the recipe that may be tuned on when `together` is held out: most tasks first, as in the paper."""
     catalog = load_catalog(*settings.recipe.catalogs)
     split = hold_out(catalog, settings.together, rule=settings.recipe.hold_out_rule)
     tasks = [cluster for task in split.train for cluster in task.clusters]
-    return sorted(set(tasks), key=lambda name: (-tasks.count(name), name))
+    wanted = set(tasks if settings.recipe.train_clusters is None else settings.recipe.train_clusters)
+    return sorted(wanted & set(tasks), key=lambda name: (-tasks.count(name), name))
 
 
 def order_of(available: Sequence[str], settings: StudySettings, number: int) -> list[str]:
