@@ -10,14 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from openflan.artifacts import read_json
 from openflan.errors import ConfigError
+from openflan.evaluation.samples import read_samples
 from openflan.reports.study_page import write_study_report
-from openflan.studies import clusters, study
+from openflan.studies import clusters, study, templates
 from openflan.studies.all_studies import STUDIES, possible
 from openflan.studies.made import frozen, rows_lost
+from openflan.studies.rows import seen_templates, split_of
 from openflan.studies.settings import SETTINGS, StudySettings, load_settings, resolve_settings
 from openflan.studies.study import run_study, samples_file
 
@@ -31,7 +34,15 @@ def toy(**top: Any) -> StudySettings:
     recipe["supervised"] |= {"steps": 2}
     recipe["soft_prompt"] |= {"steps": 2, "tokens_per_step": 256}
     recipe["evaluation"] |= {"items": 3, "dev_items": 2, "resamples": 200}
-    small = {"models": ["world:small"], "seeds": [1, 2], "counts": [1, 3], "orders": 2, "shots": [1], "resamples": 200}
+    small = {
+        "models": ["world:small"],
+        "seeds": [1, 2],
+        "counts": [1, 3],
+        "orders": 2,
+        "shots": [1],
+        "resamples": 200,
+        "studies": {},
+    }
     return StudySettings.model_validate(plain | small | {"ladder": [["world:small"]], "prompt_rows": [8]} | top)
 
 
@@ -83,6 +94,23 @@ def test_fewer_clusters_are_among_more_and_growing_steps_grow() -> None:
     trained = list(dict.fromkeys(recipe.train_clusters for recipe in chosen))
     assert [len(one or ()) for one in trained] == [1, 2, 4]
     assert trained[2] is not None and trained[2][:2] == trained[1]
+
+
+def test_seen_templates_are_those_that_a_tasks_own_model_is_tuned_with() -> None:
+    """The untuned model is asked through the same halves, which the tuning seed draws."""
+    settings = toy(templates_per_task=[1, 10, 5])
+    assert templates.numbers(settings) == [1, 5]  # ten would leave none unseen
+    with pytest.raises(ConfigError, match="no unseen template"):
+        templates.numbers(toy(templates_per_task=[30]))
+    halves: dict[tuple[float | str, int], set[tuple[str, ...]]] = {}
+    for reading in templates.STUDY.plan(settings).readings:
+        recipe = reading.system.recipe
+        task = next(task for task in split_of(recipe).evaluated if task.name == "world_synonym")
+        seen = seen_templates(task, recipe)
+        assert len(seen) == reading.place and set(seen) < set(task.of_kind("direct"))
+        halves.setdefault((reading.place, reading.replicate.seed), set()).add(tuple(one.id for one in seen))
+    assert all(len(same) == 1 for same in halves.values())
+    assert len({str(half) for half in halves.values()}) > 2  # another seed, another half
 
 
 def test_settings_name_every_problem() -> None:
@@ -247,3 +275,20 @@ def test_killed_in_the_middle_it_loses_the_stage_it_was_in_and_ends_with_the_sam
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     before, after = (folder / "instructions" / "study.json" for folder in (done, out))
     assert after.read_bytes() == before.read_bytes()
+
+
+@pytest.mark.slow
+def test_answers_through_seen_and_unseen_templates_are_told_apart(tmp_path: Path) -> None:
+    settings = toy(seeds=[1], together=["paraphrase"], templates_per_task=[5], splits=[["paraphrase"]])
+    found = run_study(STUDIES["templates"], settings, tmp_path)
+    systems = {one.arm: one for one in STUDIES["templates"].plan(settings).systems}
+    samples = read_samples(samples_file(systems["untuned"], tmp_path)).filter(pl.col("split") == "test")
+    tasks = split_of(systems["untuned"].recipe).evaluated
+    for name, way in (("untuned_seen", True), ("untuned_unseen", False)):
+        means = []
+        for task in tasks:
+            seen = [one.id for one in seen_templates(task, systems["untuned"].recipe)]
+            mine = samples.filter(pl.col("task") == task.name, pl.col("template").is_in(seen) == way)
+            means.append(mine.group_by("template").agg(pl.col("value").mean())["value"].mean())
+        series = next(one for one in found["series"] if one["name"] == name)
+        assert series["points"][0]["mean"] == pytest.approx(sum(means) / len(means))

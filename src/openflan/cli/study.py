@@ -105,6 +105,7 @@ FIGURES = {
     "shots": "Figure 9: exemplars in front.",
     "prompt_tuning": "Figure 10: soft prompts on the untuned and on the tuned model.",
     "breadth": "Figure 11: datasets of each cluster, and templates of each dataset.",
+    "templates": "Beyond the paper: a task asked through templates it was tuned with, and through others.",
 }
 ALL = "all"
 
@@ -211,15 +212,19 @@ def show_studies(studies: Sequence[Any], settings: Any, folder: Path, *, json_: 
     from openflan.studies.study import is_done
 
     rows: list[dict[str, Any]] = []
+    known: set[str | None] = {None}
     for study in studies:
         systems = study.plan(settings.of_study(study.name)).systems
+        tuned = {system.model_key for system in systems} - {None}
         rows.append({
             "study": study.name,
             "figure": study.figure,
             "systems": len(systems),
-            "tuned models": len({system.model_key for system in systems if system.model_key}),
+            "tuned models": len(tuned),
+            "first here": len(tuned - known),
             "done": sum(is_done(system, folder) for system in systems),
         })  # fmt: skip
+        known |= tuned
     if json_:
         emit_json({"settings": settings.model_dump(mode="json"), "studies": rows})
         return

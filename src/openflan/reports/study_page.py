@@ -108,7 +108,7 @@ def _view(content: Content) -> dict[str, Any]:
     return {
         "title": content["title"],
         "name": content["study"],
-        "kicker": f"Figure {content['figure']} of Wei et al. 2022",
+        "kicker": "Beyond the paper" if content["figure"] is None else f"Figure {content['figure']} of Wei et al. 2022",
         "question": content["question"],
         "claims": [
             {"sentence": one.sentence, "gain": one.gain, "unit": "points", "tone": one.tone, "remarks": []}

@@ -1,6 +1,6 @@
-"""The studies by name, in the order of the paper's figures."""
+"""The studies by name, in the order of the paper's figures; last what the paper did not ask."""
 
-from openflan.studies import breadth, clusters, holdout, instructions, prompt_tuning, scale, shots
+from openflan.studies import breadth, clusters, holdout, instructions, prompt_tuning, scale, shots, templates
 from openflan.studies.settings import StudySettings
 from openflan.studies.study import Study
 
@@ -14,6 +14,7 @@ STUDIES: dict[str, Study] = {
         shots.STUDY,
         prompt_tuning.STUDY,
         breadth.STUDY,
+        templates.STUDY,
     )
 }
 

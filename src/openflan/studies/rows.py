@@ -6,7 +6,7 @@ from pathlib import Path
 
 from openflan.catalog.holdout import HeldOutSplit, hold_out
 from openflan.catalog.load import load_catalog
-from openflan.catalog.task import EvaluatedSplit, Split, Task
+from openflan.catalog.task import EvaluatedSplit, Split, Task, Template
 from openflan.errors import Problem, SourceError
 from openflan.evaluation.samples import SEEN_ARMS
 from openflan.ledger import Ledger
@@ -157,6 +157,11 @@ def read_dev(
     return found
 
 
+def seen_templates(task: Task, recipe: Recipe) -> tuple[Template, ...]:
+    """The direct templates that a task's own model is tuned with: all, or as many as the mixture takes of each task."""
+    return tuning_templates(task, recipe.mixture.model_copy(update={"inverted": False}), recipe.seed)
+
+
 def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[str, TaskRows]:
     """The evaluated tasks' own train rows with their direct templates, for the arms that have seen their task.
 
@@ -179,7 +184,7 @@ def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[
             text = EvaluatedText({task.name: [dev[: recipe.evaluation.dev_items], test]})
             rows = without_overlap(task.name, rows, text, counted)
         if rows:
-            found[task.name] = TaskRows(task, rows, task.of_kind("direct"))
+            found[task.name] = TaskRows(task, rows, seen_templates(task, recipe))
         else:
             counted.note(f"{task.name}: has no train rows of its own, so no arm is tuned on them")
     counted.check("render")

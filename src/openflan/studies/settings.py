@@ -15,7 +15,7 @@ WORLD_PREFIX = "world:"
 
 Positive = Annotated[int, Field(ge=1)]
 Split = Annotated[tuple[str, ...], Field(min_length=1)]
-StudyName = Literal["holdout", "clusters", "scale", "instructions", "shots", "prompt_tuning", "breadth"]
+StudyName = Literal["holdout", "clusters", "scale", "instructions", "shots", "prompt_tuning", "breadth", "templates"]
 
 
 class StudySettings(BaseModel):
@@ -49,7 +49,7 @@ class StudySettings(BaseModel):
     tasks_per_cluster: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
     """`breadth`"""
     templates_per_task: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 10)
-    """`breadth`"""
+    """`breadth`, `templates`"""
     studies: Mapping[StudyName, Mapping[str, Any]] = {}
     """What one study has in place of the values above, so that the dear ones can be smaller."""
 
@@ -86,13 +86,12 @@ class StudySettings(BaseModel):
         What is not tuned and shown no exemplar depends on no tuning seed, and gets the first one: it is run once.
         """
         plain = self.recipe.model_dump(mode="json")
-        for key, value in changes.items():
-            plain[key] = plain[key] | value if isinstance(value, dict) else value
-        seed = replicate.seed
-        if arm.startswith("untuned") and "soft_prompt" not in arm and plain["evaluation"]["shots"] == [0]:
-            seed = self.seeds[0]
-        own = {"model": replicate.model, "hold_out": list(hold_out), "arms": [arm], "seed": seed}
-        return recipe_from(plain | own, "recipe")
+        plain |= {"model": replicate.model, "hold_out": list(hold_out), "arms": [arm], "seed": replicate.seed}
+        plain |= {key: plain[key] | value if isinstance(value, dict) else value for key, value in changes.items()}
+        fixed = arm.startswith("untuned") and "soft_prompt" not in arm and plain["evaluation"]["shots"] == [0]
+        if fixed and "seed" not in changes:
+            plain["seed"] = self.seeds[0]
+        return recipe_from(plain, "recipe")
 
 
 SETTINGS = Path(__file__).parent / "settings"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import polars as pl
 
 from openflan import artifacts
+from openflan.catalog.task import Task
 from openflan.evaluation import statistics
 from openflan.evaluation.evaluate import ClusterDraws, cluster_draws
 from openflan.evaluation.points import Contrast, Point, Replicate, contrast, point
@@ -25,7 +26,7 @@ from openflan.studies.made import made, rows_lost
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe
-from openflan.studies.rows import split_of
+from openflan.studies.rows import seen_templates, split_of
 from openflan.studies.run import close_ledger, lock, open_run, rows_of, run_arm
 from openflan.studies.settings import StudySettings
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 Place = str | float
 """A point's place on the horizontal axis: a name, or a number."""
+Templates = Literal["all", "seen", "unseen"]
+"""Templates whose answers count: of a task that was tuned on, those it was tuned with, or the others."""
 OF_ASKING = ("arms", "evaluation", "remote", "supervised", "soft_prompt")
 """Keys of a recipe that the model tuned on the mixture does not depend on."""
 LEDGER = "ledger.json"
@@ -85,6 +88,7 @@ class Reading:
     replicate: Replicate
     cluster: str
     system: System
+    templates: Templates = "all"
 
 
 def readings_at(series: str, place: Place, replicate: Replicate, system: System) -> list[Reading]:
@@ -128,8 +132,8 @@ class Study:
     """One figure of the paper, asked of any model and catalog."""
 
     name: str
-    figure: int | str
-    """Of Wei et al. 2022"""
+    figure: int | None
+    """Of Wei et al. 2022; None for what they did not ask"""
     title: str
     question: str
     axis: str
@@ -222,26 +226,41 @@ def measured(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, 
     draws = _draws(plan, out, settings)
     groups: dict[tuple[str, Place], dict[tuple[Replicate, str], ClusterDraws]] = {}
     for reading in plan.readings:
-        found = draws[reading.system.name, reading.cluster]
+        found = draws[_asked_as(reading), reading.cluster]
         groups.setdefault((reading.series, reading.place), {})[reading.replicate, reading.cluster] = found
     in_order = sorted(groups.items(), key=lambda item: item[0][1] == ALL)
     return {key: point(readings, seed=settings.report_seed) for key, readings in in_order}
 
 
+def _asked_as(reading: Reading) -> str:
+    return f"{reading.system.name} {reading.templates}"
+
+
 def _draws(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, str], ClusterDraws]:
-    """By (system, cluster). Systems asked the same rows are resampled together."""
-    asked: dict[tuple[str, ...], list[System]] = {}
-    for system in plan.systems:
-        asked.setdefault(system.recipe.hold_out, []).append(system)
+    """By (system and its templates, cluster). Systems asked the same rows are resampled together."""
+    asked: dict[tuple[str, ...], dict[str, Reading]] = {}
+    for reading in plan.readings:
+        asked.setdefault(reading.system.recipe.hold_out, {})[_asked_as(reading)] = reading
     found: dict[tuple[str, str], ClusterDraws] = {}
-    for systems in asked.values():
-        tasks = {task.name: task for task in split_of(systems[0].recipe).evaluated}
-        parts: list[pl.DataFrame] = []
-        for system in systems:
-            samples = read_samples(samples_file(system, out)).filter(pl.col("arm") == system.answers_as)
-            parts.append(samples.with_columns(pl.lit(system.name).alias("arm")))
+    for readings in asked.values():
+        first = next(iter(readings.values())).system
+        tasks = {task.name: task for task in split_of(first.recipe).evaluated}
+        parts = [
+            _samples(reading.system, reading.templates, tasks, out).with_columns(pl.lit(name).alias("arm"))
+            for name, reading in readings.items()
+        ]
         found |= cluster_draws(pl.concat(parts), tasks=tasks, seed=settings.report_seed, resamples=settings.resamples)
     return found
+
+
+def _samples(system: System, templates: Templates, tasks: Mapping[str, Task], out: Path) -> pl.DataFrame:
+    """A system's answers through some of the templates."""
+    samples = read_samples(samples_file(system, out)).filter(pl.col("arm") == system.answers_as)
+    if templates == "all":
+        return samples
+    pairs = [(name, one.id) for name, task in tasks.items() for one in seen_templates(task, system.recipe)]
+    seen = pl.DataFrame(pairs, schema=["task", "template"], orient="row")
+    return samples.join(seen, on=["task", "template"], how="semi" if templates == "seen" else "anti")
 
 
 def described(
