@@ -13,6 +13,7 @@ from tests.reports.test_page import CHROMIUM, drawn_in_a_browser, read
 from openflan.errors import RunError
 from openflan.reports.paper import paper_figure
 from openflan.reports.study_figures import number_words
+from openflan.reports.study_markdown import write_summary
 from openflan.reports.study_page import read_study, render_study_table, write_index, write_study_report
 
 REPLICATES = [{"model": "world:base", "seed": seed, "order": 0, "mean": 0.5} for seed in (1, 2)]
@@ -111,6 +112,16 @@ def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
         read_study(tmp_path)
     with pytest.raises(RunError, match="format 2"):
         read_study(written(tmp_path, made_study() | {"format": 2}))
+
+
+def test_the_summary_has_every_point_and_difference_in_whole_tables(tmp_path: Path) -> None:
+    content = made_study(contrasts=[made_contrast("nli", 0.1, 0.001), made_contrast("all", 0.02, 0.4)])
+    text = write_summary(written(tmp_path, content)).read_text(encoding="utf-8")
+    assert "no difference shown between instruction-tuned and untuned" in text
+    assert "| instruction-tuned | 60.0 [55.0, 65.0] | 60.0 [55.0, 65.0] | 60.0 [55.0, 65.0] |" in text
+    assert "| natural language inference | +10.0 [+6.0, +14.0] | 0.001 | 0.001 | 6.0 |" in text
+    for table in (part.splitlines() for part in text.split("\n\n") if part.startswith("|")):
+        assert len({line.count("|") for line in table}) == 1
 
 
 @pytest.mark.slow

@@ -149,6 +149,7 @@ def _figures(chosen: str) -> Callable[..., None]:
         json_: options.Json = False,
         quiet: options.Quiet = False,
     ) -> None:
+        from openflan.reports.study_markdown import write_summary
         from openflan.reports.study_page import render_study_table, write_index, write_study_report
         from openflan.studies.all_studies import STUDIES, possible
         from openflan.studies.settings import resolve_settings
@@ -186,6 +187,7 @@ def _figures(chosen: str) -> Callable[..., None]:
                     progress=progress,
                 )
             page = write_study_report(out_ / study.name)
+            write_summary(out_ / study.name)
             if not json_:
                 out.print(render_study_table(found[study.name]))
             if not quiet:

@@ -25,7 +25,7 @@ from openflan.reports.page import WIDTHS, fill
 from openflan.reports.paper import paper_figure
 from openflan.reports.study_figures import ALL, Mark, Panel, Series, place_words, study_figure
 
-FILE, MADE, PAGE, PICTURE = "study.json", "made.json", "report.html", "figure.png"
+FILE, MADE, PAGE, PICTURE, SUMMARY = "study.json", "made.json", "report.html", "figure.png", "summary.md"
 ALPHA = 0.05
 Content = Mapping[str, Any]
 
@@ -121,11 +121,11 @@ def _view(content: Content) -> dict[str, Any]:
         "points": _grid(content),
         "contrasts": _contrast_grid(content),
         "replicates": _replicate_grid(content),
-        "facts": _facts(content),
+        "facts": made_facts(content),
         "splits": _split_grid(content),
         "lost": _lost_grid(content),
         "runs": [(run["folder"], f"{run['arm']}, {run['fingerprint'][:12]}") for run in content["runs"]],
-        "files": [FILE, MADE, PICTURE],
+        "files": [FILE, MADE, PICTURE, SUMMARY],
     }
 
 
@@ -163,8 +163,14 @@ def _models(content: Content) -> str:
     return ", ".join(models)
 
 
-def _titles(content: Content) -> dict[str, str]:
+def series_titles(content: Content) -> dict[str, str]:
+    """Words of each series, by name."""
     return {one["name"]: cluster_words(one["title"]) for one in content["series"]}
+
+
+def claim_sentences(content: Content) -> list[str]:
+    """What the study shows and does not show, a sentence for each comparison."""
+    return [claim.sentence for claim in _claims(content)]
 
 
 def _claims(content: Content) -> list[_Claim]:
@@ -182,7 +188,7 @@ def _beyond(one: Content, other: Content | None) -> bool:
 
 
 def _claim(content: Content, one: Content) -> _Claim:
-    titles = _titles(content)
+    titles = series_titles(content)
     shown = (one["low"] > 0 or one["high"] < 0) and one["p_holm"] < ALPHA
     where = f"On the {place_words(one['place'])}"
     if not isinstance(one["place"], str):
@@ -223,7 +229,7 @@ def _grid(content: Content) -> Grid:
 
 
 def _contrast_grid(content: Content) -> Grid | None:
-    titles = _titles(content)
+    titles = series_titles(content)
     groups: dict[str, list[Row]] = {}
     for one in content["contrasts"]:
         against = titles[one["second"]] + ("" if one["against"] is None else f" at {place_words(one['against'])}")
@@ -290,7 +296,7 @@ def _lost_grid(content: Content) -> Grid | None:
     return Grid(heads, tuple(RowGroup(stage, tuple(rows)) for stage, rows in groups.items()))
 
 
-def _facts(content: Content) -> list[tuple[str, str]]:
+def made_facts(content: Content) -> list[tuple[str, str]]:
     settings, recipe, made = content["settings"], content["settings"]["recipe"], content["made"]
     facts = {
         "Base models": _models(content),
