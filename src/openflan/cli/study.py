@@ -220,7 +220,7 @@ def show_studies(studies: Sequence[Any], settings: Any, folder: Path, *, json_: 
         tuned = {system.model_key for system in systems} - {None}
         rows.append({
             "study": study.name,
-            "figure": study.figure,
+            "figure": study.figure or "beyond",
             "systems": len(systems),
             "tuned models": len(tuned),
             "first here": len(tuned - known),
