@@ -84,7 +84,7 @@ def render_study_table(content: Content) -> RenderableType:
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in (content["axis"], "series", "mean", "95 % interval", "chance", "n", "replicates"):
-        table.add_column(title, justify="left" if title in (content["axis"], "series") else "right")
+        table.add_column(title, justify="left" if title in (content["axis"], "series") else "right", overflow="fold")
     for group in _grid(content).groups:
         for index, row in enumerate(group.rows):
             table.add_row(group.title if index == 0 else "", *(cell.text for cell in row.cells))
