@@ -12,9 +12,9 @@ from tests.reports.test_page import CHROMIUM, drawn_in_a_browser, read
 
 from openflan.errors import RunError
 from openflan.reports.paper import paper_figure
-from openflan.reports.study_figures import number_words
+from openflan.reports.study_figures import Series, number_words
 from openflan.reports.study_markdown import write_summary
-from openflan.reports.study_page import read_study, render_study_table, write_index, write_study_report
+from openflan.reports.study_page import paper_panel, read_study, render_study_table, write_index, write_study_report
 
 REPLICATES = [{"model": "world:base", "seed": seed, "order": 0, "mean": 0.5} for seed in (1, 2)]
 
@@ -112,6 +112,14 @@ def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
         read_study(tmp_path)
     with pytest.raises(RunError, match="format 2"):
         read_study(written(tmp_path, made_study() | {"format": 2}))
+
+
+def test_no_two_series_of_a_legend_look_alike(tmp_path: Path) -> None:
+    looks = {(one.colour, one.marker) for one in (Series("", (), face) for face in range(-1, 30))}
+    assert len(looks) == 31
+    for name in ("shots", "instructions", "holdout", "prompt_tuning"):
+        paper = paper_panel(read_study(written(tmp_path / name, made_study(name))))
+        assert len({(one.colour, one.marker) for one in paper.series}) == len(paper.series) > 1
 
 
 def test_the_summary_has_every_point_and_difference_in_whole_tables(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ class Series:
 
     @property
     def marker(self) -> str:
-        return "o" if self.face < 0 else FACES[self.face % len(FACES)][1]
+        # Once all colours are used they come again, each with another mark.
+        return "o" if self.face < 0 else FACES[(self.face + self.face // len(FACES)) % len(FACES)][1]
 
 
 @dataclass(frozen=True, slots=True)

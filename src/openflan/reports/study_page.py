@@ -3,6 +3,7 @@
 Takes study.json, gives the page's text, a PNG and the table of a terminal. Read next: `study_figures.py`.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, trim
 from openflan.reports.numbers import count, interval, p_value, percent, points, points_interval
 from openflan.reports.page import WIDTHS, fill
 from openflan.reports.paper import paper_figure
-from openflan.reports.study_figures import ALL, Mark, Panel, Series, place_words, study_figure
+from openflan.reports.study_figures import ALL, FACES, Mark, Panel, Series, place_words, study_figure
 
 FILE, MADE, PAGE, PICTURE, SUMMARY = "study.json", "made.json", "report.html", "figure.png", "summary.md"
 ALPHA = 0.05
@@ -94,7 +95,7 @@ def render_study_table(content: Content) -> RenderableType:
 
 def drawing(content: Content) -> Drawing:
     """The study's figure, the paper's panel below ours where the paper has values."""
-    panels = [panel for panel in (_own_panel(content), _paper_panel(content)) if panel.series]
+    panels = [panel for panel in (_own_panel(content), paper_panel(content)) if panel.series]
     said = [
         f"{series['title']}: " + ", ".join(f"{place_words(p['place'])} {percent(p['mean'])}" for p in series["points"])
         for series in content["series"]
@@ -140,14 +141,18 @@ def _own_panel(content: Content) -> Panel:
     return Panel(f"This study: {_models(content)}", kind, series, content["axis"], tuple(levels.items()))
 
 
-def _paper_panel(content: Content) -> Panel:
+def paper_panel(content: Content) -> Panel:
+    """The paper's values in the colours of our series; without series where it has none."""
     names = [one["name"] for one in content["series"]]
-    main = _main_series(content)
+    main, paper = _main_series(content), paper_figure(content["study"]).series
+    ours = {one.name: -1 if one.name == main else names.index(one.name) for one in paper if one.name in names}
+    # What we have no series for takes the colour of none of the others in this panel.
+    taken = {face % len(FACES) for face in ours.values() if face >= 0}
+    free = itertools.cycle([face for face in range(len(FACES)) if face not in taken] or [0])
     series: list[Series] = []
-    for one in paper_figure(content["study"]).series:
+    for one in paper:
         marks = [Mark(p.place, p.value, attested=p.attested) for p in one.points]
-        face = -1 if one.name == main else names.index(one.name) if one.name in names else len(names) + len(series)
-        series.append(Series(one.title, marks, face))
+        series.append(Series(one.title, marks, ours[one.name] if one.name in ours else next(free)))
     kind = "lines" if content["kind"] == "numbers" else "dots"
     return Panel("Wei et al. 2022, 137B parameters", kind, series, content["axis"])
 

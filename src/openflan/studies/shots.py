@@ -22,7 +22,7 @@ def plan(settings: StudySettings) -> Plan:
                 for replicate in settings.replicates:
                     recipe = settings.recipe_of(replicate, arm, split, evaluation={"shots": [shots]}, **changes)
                     readings += readings_by_cluster(_series(name, shots), replicate, System(recipe))
-    compared = [Compared(_series(name, max(numbers)), _series(name, 0)) for name in TITLES]
+    compared = [Compared(_series(name, max(numbers)), _series(name, 0)) for name in ("tuned", MIXED, "untuned")]
     return Plan(series, readings, compared)
 
 
