@@ -37,22 +37,18 @@ def study_markdown(content: Content) -> str:
 
 
 def _points(content: Content) -> str:
-    """A row for each series, a column for each place; chance last."""
-    places: dict[Place, None] = {}
-    chance: dict[Place, float | None] = {}
-    sizes: dict[Place, int] = {}
+    """A row for each series, a column for each place; guessing last."""
+    first: dict[Place, Content] = {}
     for one in content["series"]:
         for p in one["points"]:
-            places[p["place"]] = None
-            chance.setdefault(p["place"], p["chance"])
-            sizes.setdefault(p["place"], p["n"])
-    ordered = sorted(places, key=lambda place: place == ALL)
+            first.setdefault(p["place"], p)
+    ordered = sorted(first, key=lambda place: place == ALL)
     rows = [["", *map(place_words, ordered)]]
     for one in content["series"]:
         at = {p["place"]: p for p in one["points"]}
         rows.append([series_titles(content)[one["name"]], *(_cell(at.get(place)) for place in ordered)])
-    rows.append(["chance", *(percent(chance[place]) for place in ordered)])
-    rows.append(["test rows", *(count(sizes[place]) for place in ordered)])
+    rows += [[kind, *(percent(first[place][kind]) for place in ordered)] for kind in ("chance", "majority")]
+    rows.append(["test rows", *(count(first[place]["n"]) for place in ordered)])
     return _table(rows)
 
 

@@ -84,7 +84,7 @@ def render_study_table(content: Content) -> RenderableType:
         for claim in _claims(content)
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in (content["axis"], "series", "mean", "95 % interval", "chance", "n", "replicates"):
+    for title in (content["axis"], "series", "mean", "95 % interval", "chance", "majority", "n", "replicates"):
         table.add_column(title, justify="left" if title in (content["axis"], "series") else "right", overflow="fold")
     for group in _grid(content).groups:
         for index, row in enumerate(group.rows):
@@ -213,7 +213,7 @@ def _claim(content: Content, one: Content) -> _Claim:
 
 
 def _grid(content: Content) -> Grid:
-    columns = ("Series", "Mean", "95 % interval", "Chance", "n", "Replicates")
+    columns = ("Series", "Mean", "95 % interval", "Chance", "Majority", "n", "Replicates")
     groups: dict[str, list[Row]] = {}
     main = _main_series(content)
     for one in content["series"]:
@@ -223,6 +223,7 @@ def _grid(content: Content) -> Grid:
                 Cell(percent(p["mean"]), "mean"),
                 Cell(interval(p["low"], p["high"]), "range"),
                 Cell(percent(p["chance"]), "number side"),
+                Cell(percent(p["majority"]), "number side"),
                 Cell(count(p["n"]), "number side"),
                 Cell(count(len(p["replicates"])), "number side"),
             )

@@ -8,7 +8,7 @@ this one.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,6 +100,29 @@ def readings_by_cluster(series: str, replicate: Replicate, system: System) -> li
     """A system's clusters as a place each, and all of them as one."""
     alone = [Reading(series, cluster, replicate, cluster, system) for cluster in system.recipe.hold_out]
     return [*alone, *readings_at(series, ALL, replicate, system)]
+
+
+BASELINES: dict[Arm, str] = {
+    "untuned": "untuned",
+    "untuned_completion": "untuned, asked in its own style",
+    "tuned": "instruction-tuned",
+    "supervised": "tuned on the task itself",
+}
+"""What a study's series are held against, in words, by arm; all are zero-shot but the last, the ceiling."""
+
+
+def baselines(
+    settings: StudySettings, replicate: Replicate, split: tuple[str, ...], *, besides: Collection[str] = ()
+) -> list[Reading]:
+    """The baselines, less those a study has among its own series, on a split by cluster. Studies share their runs.
+
+    The ceiling has a model for each task and is no party to a comparison: one tuning seed has to do.
+    """
+    readings: list[Reading] = []
+    for arm in BASELINES:
+        if arm not in besides and (arm != "supervised" or replicate.seed == settings.seeds[0]):
+            readings += readings_by_cluster(arm, replicate, System(settings.recipe_of(replicate, arm, split)))
+    return readings
 
 
 @dataclass(frozen=True, slots=True)
