@@ -16,9 +16,9 @@ from openflan.errors import RunError
 from openflan.ledger import Ledger
 from openflan.studies.arm_models import arm_model
 from openflan.studies.progress import silent
-from openflan.studies.recipe import Recipe, resolve
+from openflan.studies.recipe import Recipe, load_recipe, resolve
 from openflan.studies.rows import read_split, split_of
-from openflan.studies.run import run, run_many, tune_only
+from openflan.studies.run import open_run, run, run_many, tune_only
 
 
 def small(**top: object) -> Recipe:
@@ -159,3 +159,14 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(finished: Path, tmp_pa
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     for name in ("result.json", "samples.parquet", "model/model.safetensors", "ledger.json"):
         assert (out / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_a_run_killed_before_its_recipe_was_written_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "env.json").write_text("{}")
+    (tmp_path / ".recipe.toml.7.part").write_text("model = ")
+    open_run(small(), tmp_path)
+    assert load_recipe(tmp_path / "recipe.toml") == small()
+    (tmp_path / "recipe.toml").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="not a run folder"):
+        open_run(small(), tmp_path)

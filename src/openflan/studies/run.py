@@ -74,7 +74,9 @@ def open_run(recipe: Recipe, out: Path) -> None:
         if problems := differing_keys(recipe.content(), theirs.content()):
             raise RunError([Problem(str(out), "is the folder of another recipe", "choose another --out"), *problems])
         return
-    if out.exists() and any(out.iterdir()):
+    # A kill can leave what comes before the recipe.
+    begun = {"env.json"}
+    if out.exists() and any(entry.name not in begun and entry.suffix != ".part" for entry in out.iterdir()):
         raise RunError(Problem(str(out), "is not empty and not a run folder", "choose another --out"))
     artifacts.write_json(out / "env.json", environment())
     artifacts.write_text(file, recipe.to_toml())
