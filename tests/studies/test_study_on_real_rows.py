@@ -25,7 +25,7 @@ def small(stories: str, real_rows: Path) -> StudySettings:
         "supervised": {"steps": 1},
         "soft_prompt": {"steps": 1, "tokens_per_step": 256},
     }
-    top = {"data_root": str(real_rows), "train_clusters": ["sentiment", "commonsense"], "threads": 1}
+    top: dict[str, Any] = {"data_root": str(real_rows), "train_clusters": ["sentiment", "commonsense"], "threads": 1}
     settings, file = resolve_settings(
         None, None, models=[stories], splits=[["paraphrase"]], seeds=[1], sections=sections, **top
     )
