@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 import pytest
@@ -21,7 +21,7 @@ from openflan.studies import clusters, study, templates
 from openflan.studies.all_studies import STUDIES, possible
 from openflan.studies.made import frozen, rows_lost
 from openflan.studies.rows import seen_templates, split_of
-from openflan.studies.settings import SETTINGS, StudySettings, load_settings, resolve_settings
+from openflan.studies.settings import SETTINGS, StudyName, StudySettings, load_settings, resolve_settings
 from openflan.studies.study import run_study, samples_file
 
 
@@ -56,6 +56,12 @@ def test_every_study_plans_with_what_it_compares(name: str) -> None:
     assert all({one.first, one.second} <= named for one in plan.compared)
     for system in plan.systems:
         assert not set(system.recipe.hold_out) & set(system.recipe.train_clusters or ())
+
+
+def test_studies_are_planned_without_torch_and_each_can_have_values_of_its_own() -> None:
+    code = "import sys, openflan.studies.all_studies; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert get_args(StudyName) == tuple(STUDIES)
 
 
 def test_what_no_seed_moves_is_run_once_and_models_are_shared() -> None:

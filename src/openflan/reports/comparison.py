@@ -32,7 +32,7 @@ from openflan.reports.arms import cluster_words
 from openflan.reports.drawings import Drawing
 from openflan.reports.finding import describe, detectable
 from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, trim
-from openflan.reports.numbers import BLANK, MINUS, count, p_value, percent, points, points_interval
+from openflan.reports.numbers import BLANK, MINUS, count, p_number, p_value, percent, points, points_interval
 from openflan.reports.page import WIDTHS, fill
 from openflan.reports.reading import Difference, items
 
@@ -291,18 +291,14 @@ def _cells(entry: Compared) -> list[str]:
         percent(entry["b"]["mean"]),
         points(entry["mean"]),
         points_interval(entry["low"], entry["high"]),
-        _bare(entry["p"]),
-        _bare(entry["p_holm"]),
+        p_number(entry["p"]),
+        p_number(entry["p_holm"]),
         percent(entry["smallest_detectable"]),
         count(entry["n"]),
         count(entry["groups"]),
         _wordings(entry),
         verdict_words(entry),
     ]
-
-
-def _bare(p: float) -> str:
-    return p_value(p).removeprefix("p = ").removeprefix("p ")
 
 
 def _table(comparison: Comparison) -> Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 from openflan.reports.arms import cluster_words, exemplars_words, in_order, style
 from openflan.reports.finding import reading, split_title, verdict, versus
-from openflan.reports.numbers import BLANK, count, interval, p_value, percent, points, points_interval
+from openflan.reports.numbers import BLANK, count, interval, p_number, percent, points, points_interval
 from openflan.reports.provenance import entries
 from openflan.reports.reading import Measured, Report, Run, items, mapping
 
@@ -94,8 +94,8 @@ def difference_grid(run: Run) -> Grid:
             Cell(versus(d), "text"),
             Cell(points(d.mean), "mean"),
             Cell(points_interval(d.low, d.high), "range"),
-            Cell(p_value(d.p).removeprefix("p = ").removeprefix("p ") or BLANK),
-            Cell(p_value(d.p_holm).removeprefix("p = ").removeprefix("p ") or BLANK),
+            Cell(p_number(d.p) or BLANK),
+            Cell(p_number(d.p_holm) or BLANK),
             Cell(count(d.n)),
             Cell(percent(d.smallest_detectable)),
             Cell(reading(d), "side"),

@@ -47,6 +47,11 @@ def p_value(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.01 else f"p = {p:.2f}"
 
 
+def p_number(p: float | None) -> str:
+    """A p-value below a head that says p: `0.03`, `< 0.001`; empty where there is none."""
+    return p_value(p).removeprefix("p = ").removeprefix("p ")
+
+
 def nats(value: float | None) -> str:
     """A log-probability in nats, two decimals."""
     return BLANK if value is None else _signed(f"{value:.2f}")

@@ -3,16 +3,21 @@
 Takes what `read_study` gives. The page has more: replicates, splits, rows lost.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from openflan.artifacts import write_text
-from openflan.reports.numbers import count, p_value, percent, points
+from openflan.reports.numbers import count, p_number, percent, points
 from openflan.reports.study_figures import ALL, Place, place_words
-from openflan.reports.study_page import SUMMARY, claim_sentences, made_facts, read_study, series_titles
-
-Content = Mapping[str, Any]
+from openflan.reports.study_page import (
+    SUMMARY,
+    Content,
+    claim_sentences,
+    compared_words,
+    made_facts,
+    read_study,
+    series_titles,
+)
 
 
 def write_summary(folder: Path) -> Path:
@@ -42,11 +47,11 @@ def _points(content: Content) -> str:
     for one in content["series"]:
         for p in one["points"]:
             first.setdefault(p["place"], p)
-    ordered = sorted(first, key=lambda place: place == ALL)
+    titles, ordered = series_titles(content), sorted(first, key=lambda place: place == ALL)
     rows = [["", *map(place_words, ordered)]]
     for one in content["series"]:
         at = {p["place"]: p for p in one["points"]}
-        rows.append([series_titles(content)[one["name"]], *(_cell(at.get(place)) for place in ordered)])
+        rows.append([titles[one["name"]], *(_cell(at.get(place)) for place in ordered)])
     rows += [[kind, *(percent(first[place][kind]) for place in ordered)] for kind in ("chance", "majority")]
     rows.append(["test rows", *(count(first[place]["n"]) for place in ordered)])
     return _table(rows)
@@ -60,12 +65,12 @@ def _contrasts(content: Content) -> str:
     titles = series_titles(content)
     rows = [["compared", "on", "difference", "p", "p, Holm", "could show"]]
     for one in content["contrasts"]:
-        against = titles[one["second"]] + ("" if one["against"] is None else f" at {place_words(one['against'])}")
         rows.append([
-            f"{titles[one['first']]} against {against}",
+            compared_words(titles, one),
             place_words(one["place"]),
             f"{points(one['mean'])} [{points(one['low'])}, {points(one['high'])}]",
-            *(p_value(one[key]).removeprefix("p = ").removeprefix("p ") for key in ("p", "p_holm")),
+            p_number(one["p"]),
+            p_number(one["p_holm"]),
             percent(one["smallest_detectable"]),
         ])  # fmt: skip
     return _table(rows) if len(rows) > 1 else ""

@@ -21,7 +21,7 @@ from openflan.errors import RunError
 from openflan.reports.arms import cluster_words
 from openflan.reports.drawings import Drawing
 from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, trim
-from openflan.reports.numbers import count, interval, p_value, percent, points, points_interval
+from openflan.reports.numbers import count, interval, p_number, p_value, percent, points, points_interval
 from openflan.reports.page import WIDTHS, fill
 from openflan.reports.paper import paper_figure
 from openflan.reports.study_figures import ALL, FACES, Mark, Panel, Series, place_words, study_figure
@@ -84,9 +84,11 @@ def render_study_table(content: Content) -> RenderableType:
         for claim in _claims(content)
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in (content["axis"], "series", "mean", "95 % interval", "chance", "majority", "n", "replicates"):
-        table.add_column(title, justify="left" if title in (content["axis"], "series") else "right", overflow="fold")
-    for group in _grid(content).groups:
+    grid = _grid(content)
+    for column in grid.columns:
+        title = column.title[0].lower() + column.title[1:]
+        table.add_column(title, justify="right" if column.number else "left", overflow="fold")
+    for group in grid.groups:
         for index, row in enumerate(group.rows):
             table.add_row(group.title if index == 0 else "", *(cell.text for cell in row.cells))
     legend = "Percent; intervals of 95 % over items and replicates (base models, tuning seeds, orders)."
@@ -173,6 +175,12 @@ def series_titles(content: Content) -> dict[str, str]:
     return {one["name"]: cluster_words(one["title"]) for one in content["series"]}
 
 
+def compared_words(titles: Mapping[str, str], one: Content) -> str:
+    """The two sides of a difference: "tuned against untuned", or "... at 1" where the second has a place of its own."""
+    at = "" if one["against"] is None else f" at {place_words(one['against'])}"
+    return f"{titles[one['first']]} against {titles[one['second']]}{at}"
+
+
 def claim_sentences(content: Content) -> list[str]:
     """What the study shows and does not show, a sentence for each comparison."""
     return [claim.sentence for claim in _claims(content)]
@@ -238,16 +246,15 @@ def _contrast_grid(content: Content) -> Grid | None:
     titles = series_titles(content)
     groups: dict[str, list[Row]] = {}
     for one in content["contrasts"]:
-        against = titles[one["second"]] + ("" if one["against"] is None else f" at {place_words(one['against'])}")
         cells = (
             Cell(place_words(one["place"]), ""),
             Cell(points(one["mean"]), "mean"),
             Cell(points_interval(one["low"], one["high"]), "range"),
-            Cell(p_value(one["p"]).removeprefix("p = ").removeprefix("p ")),
-            Cell(p_value(one["p_holm"]).removeprefix("p = ").removeprefix("p ")),
+            Cell(p_number(one["p"])),
+            Cell(p_number(one["p_holm"])),
             Cell(percent(one["smallest_detectable"])),
         )
-        groups.setdefault(f"{titles[one['first']]} against {against}", []).append(Row(cells))
+        groups.setdefault(compared_words(titles, one), []).append(Row(cells))
     if not groups:
         return None
     numbers = map(Column, ("Difference", "95 % interval", "p", "p, Holm", "Could show"))
@@ -303,6 +310,7 @@ def _lost_grid(content: Content) -> Grid | None:
 
 
 def made_facts(content: Content) -> list[tuple[str, str]]:
+    """Models, seeds, cost, settings and command, in words; what made.json has only where it is there."""
     settings, recipe, made = content["settings"], content["settings"]["recipe"], content["made"]
     facts = {
         "Base models": _models(content),

@@ -1,16 +1,13 @@
 """Figure 5: what tuning on the other clusters did on clusters never seen, beside baselines and a ceiling."""
 
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import BASELINES, Compared, Plan, Reading, Study, baselines
+from openflan.studies.study import Compared, Plan, Study, baselines
 
 
 def plan(settings: StudySettings) -> Plan:
     """One model for each split, replicated; the mean over all clusters is one more place."""
-    readings: list[Reading] = []
-    for split in settings.splits:
-        for replicate in settings.replicates:
-            readings += baselines(settings, replicate, split)
-    return Plan(BASELINES, readings, [Compared("tuned", "untuned"), Compared("tuned", "untuned_completion")])
+    series, readings = baselines(settings, settings.splits)
+    return Plan(series, readings, [Compared("tuned", "untuned"), Compared("tuned", "untuned_completion")])
 
 
 STUDY = Study(

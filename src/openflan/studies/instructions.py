@@ -5,7 +5,7 @@ each, all asked through natural instructions with the list; and the dataset's na
 """
 
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import BASELINES, Compared, Plan, Reading, Study, System, baselines, readings_by_cluster
+from openflan.studies.study import Compared, Plan, Reading, Study, System, baselines, readings_by_cluster
 
 ASKED: dict[str, tuple[str, str]] = {
     "untuned": ("untuned", "instructions"),
@@ -35,13 +35,10 @@ def plan(settings: StudySettings) -> Plan:
         for series, (arm, wording) in ASKED.items():
             recipe = settings.recipe_of(replicate, arm, settings.together, evaluation={"wording": wording})
             readings += readings_by_cluster(series, replicate, System(recipe))
-        readings += baselines(settings, replicate, settings.together, besides=ASKED)
+    others, beside = baselines(settings, [settings.together], besides=ASKED)
     compared = [Compared("tuned", other) for other in SERIES if other != "tuned"]
-    return Plan(
-        SERIES | {arm: BASELINES[arm] for arm in BASELINES if arm not in SERIES},
-        readings,
-        [*compared, Compared("no_template_options", "no_template")],
-    )
+    compared.append(Compared("no_template_options", "no_template"))
+    return Plan(SERIES | others, [*readings, *beside], compared)
 
 
 STUDY = Study(

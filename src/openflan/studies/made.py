@@ -3,14 +3,16 @@
 What depends on content alone goes to study.json; seconds and versions go to made.json beside it.
 """
 
+import functools
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from openflan import artifacts
-from openflan.models.shape import model_shape
+from openflan.ledger import Ledger
 from openflan.studies.recipe import Recipe
 from openflan.studies.run import environment
 
@@ -18,16 +20,14 @@ FLOPS_PER_PARAMETER = 6
 """Of a token in training, forward and backward (Kaplan et al. 2020, §2.1): attention is left out."""
 
 
-def rows_lost(ledgers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def rows_lost(ledgers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows dropped or shortened by stage and reason: in how many ledgers, and the least and most in one of them."""
     counts: dict[tuple[str, str, str], list[int]] = {}
-    for ledger in ledgers:
-        own: dict[tuple[str, str, str], int] = {}
-        for stage, tasks in ledger["stages"].items():
-            for entry in tasks.values():
-                for kind in ("dropped", "shortened"):
-                    for reason, found in entry[kind].items():
-                        own[stage, kind, reason] = own.get((stage, kind, reason), 0) + found["count"]
+    for ledger in map(Ledger.from_json, ledgers):
+        own: Counter[tuple[str, str, str]] = Counter()
+        for kind, lost in (("dropped", ledger.dropped), ("shortened", ledger.shortened)):
+            for (stage, _, reason), count in lost.items():
+                own[stage, kind, reason] += count
         for key, count in own.items():
             counts.setdefault(key, []).append(count)
     return [
@@ -41,6 +41,12 @@ def made(folders: Iterable[tuple[Recipe, Path]], settings_file: Path | None) -> 
 
     FLOPs are `FLOPS_PER_PARAMETER` times parameters times tokens; seconds are of the steps, summed over processes.
     """
+    from openflan.models.shape import model_shape
+
+    @functools.cache
+    def size(model: str) -> int:
+        return model_shape(model).parameters
+
     tuned = steps = tokens = flops = seconds = 0
     for recipe, folder in folders:
         for log in sorted(folder.rglob("steps.jsonl")):
@@ -48,7 +54,7 @@ def made(folders: Iterable[tuple[Recipe, Path]], settings_file: Path | None) -> 
             tuned, steps = tuned + 1, steps + len(lines)
             passed = sum(line["tokens"] for line in lines)
             tokens += passed
-            flops += FLOPS_PER_PARAMETER * model_shape(recipe.model).parameters * passed
+            flops += FLOPS_PER_PARAMETER * size(recipe.model) * passed
             seconds += sum(line["timing"]["seconds"] for line in lines)
     return {
         "models_tuned": tuned,

@@ -1,7 +1,7 @@
 """Figure 10: a soft prompt learned on the task, in front of the untuned model and in front of FLAN."""
 
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import BASELINES, Compared, Plan, Reading, Study, System, baselines, readings_by_cluster
+from openflan.studies.study import Compared, Plan, Reading, Study, System, baselines, readings_by_cluster
 
 ARMS = {"untuned_soft_prompt": "untuned", "soft_prompt": "instruction-tuned"}
 """What a soft prompt stands in front of, in words."""
@@ -19,14 +19,12 @@ def plan(settings: StudySettings) -> Plan:
                 for replicate in settings.replicates:
                     recipe = settings.recipe_of(replicate, arm, split, soft_prompt={"rows": rows})
                     readings += readings_by_cluster(_series(arm, rows), replicate, System(recipe))
-    for split in settings.splits:
-        for replicate in settings.replicates:
-            readings += baselines(settings, replicate, split)
+    others, beside = baselines(settings, settings.splits)
     compared = [
         Compared(_series("soft_prompt", rows), _series("untuned_soft_prompt", rows)) for rows in settings.prompt_rows
     ]
-    without = {arm: f"{words}, no soft prompt" for arm, words in BASELINES.items()}
-    return Plan(series | without, readings, compared)
+    without = {arm: f"{words}, no soft prompt" for arm, words in others.items()}
+    return Plan(series | without, [*readings, *beside], compared)
 
 
 def _series(arm: str, rows: int | None) -> str:

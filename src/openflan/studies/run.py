@@ -75,8 +75,7 @@ def open_run(recipe: Recipe, out: Path) -> None:
             raise RunError([Problem(str(out), "is the folder of another recipe", "choose another --out"), *problems])
         return
     # A kill can leave what comes before the recipe.
-    begun = {"env.json"}
-    if out.exists() and any(entry.name not in begun and entry.suffix != ".part" for entry in out.iterdir()):
+    if out.exists() and any(entry.name != "env.json" and entry.suffix != ".part" for entry in out.iterdir()):
         raise RunError(Problem(str(out), "is not empty and not a run folder", "choose another --out"))
     artifacts.write_json(out / "env.json", environment())
     artifacts.write_text(file, recipe.to_toml())

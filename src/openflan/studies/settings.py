@@ -62,11 +62,11 @@ class StudySettings(BaseModel):
                 raise ValueError(f"{study} cannot set {', '.join(unknown)}; it can: {', '.join(sorted(allowed))}")
         return studies
 
-    def of_study(self, name: str) -> "StudySettings":
+    def of_study(self, name: StudyName) -> "StudySettings":
         """What the study `name` runs on; raises ConfigError."""
-        own = {key: values for study, values in self.studies.items() if study == name for key, values in values.items()}
+        own = self.studies.get(name, {})
         try:
-            return StudySettings.model_validate(self.model_dump(mode="json", exclude={"studies"}) | own)
+            return StudySettings.model_validate(self.model_dump(mode="json", exclude={"studies"}) | dict(own))
         except ValidationError as error:
             known = known_keys(StudySettings)
             raise ConfigError(list(validation_problems(error, f"studies.{name}", known))) from error
@@ -147,8 +147,8 @@ def resolve_settings(
         plain = load_settings(file).model_dump(mode="json")
         if recipe is not None:
             plain["recipe"] = resolve(recipe, needs=()).model_dump(mode="json")
-    values = {"models": models, "splits": [list(split) for split in splits], "together": together, "seeds": seeds}
-    given = {key: list(value) for key, value in values.items() if value}
+    lists = {"models": models, "splits": [list(split) for split in splits], "together": together, "seeds": seeds}
+    given = {key: list(value) for key, value in lists.items() if value}
     plain |= given
     own = plain.get("studies", {})
     plain["studies"] = {name: {key: own[name][key] for key in own[name] if key not in given} for name in own}

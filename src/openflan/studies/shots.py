@@ -2,7 +2,7 @@
 
 from openflan.evaluation.samples import SHOTS_MARK
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import BASELINES, Compared, Plan, Reading, Study, System, baselines, readings_by_cluster
+from openflan.studies.study import Compared, Plan, Reading, Study, System, baselines, readings_by_cluster
 
 MIXED = "mixed"
 TITLES = {"untuned": "untuned", "tuned": "instruction-tuned", MIXED: "tuned with exemplars in a part of its prompts"}
@@ -22,12 +22,9 @@ def plan(settings: StudySettings) -> Plan:
                 for replicate in settings.replicates:
                     recipe = settings.recipe_of(replicate, arm, split, evaluation={"shots": [shots]}, **changes)
                     readings += readings_by_cluster(_series(name, shots), replicate, System(recipe))
-    others = {arm: words for arm, words in BASELINES.items() if arm not in TITLES}
-    for split in settings.splits:
-        for replicate in settings.replicates:
-            readings += baselines(settings, replicate, split, besides=TITLES)
+    others, beside = baselines(settings, settings.splits, besides=TITLES)
     compared = [Compared(_series(name, max(numbers)), _series(name, 0)) for name in ("tuned", MIXED, "untuned")]
-    return Plan(series | others, readings, compared)
+    return Plan(series | others, [*readings, *beside], compared)
 
 
 def mixed(settings: StudySettings) -> dict[str, float]:

@@ -7,7 +7,6 @@ one folder share both, a killed study goes on, and a second run computes nothing
 this one.
 """
 
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +27,7 @@ from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe
 from openflan.studies.rows import seen_templates, split_of
 from openflan.studies.run import close_ledger, lock, open_run, rows_of, run_arm
-from openflan.studies.settings import StudySettings
-
-log = logging.getLogger(__name__)
+from openflan.studies.settings import StudyName, StudySettings
 
 Place = str | float
 """A point's place on the horizontal axis: a name, or a number."""
@@ -112,17 +109,21 @@ BASELINES: dict[Arm, str] = {
 
 
 def baselines(
-    settings: StudySettings, replicate: Replicate, split: tuple[str, ...], *, besides: Collection[str] = ()
-) -> list[Reading]:
-    """The baselines, less those a study has among its own series, on a split by cluster. Studies share their runs.
+    settings: StudySettings, splits: Sequence[tuple[str, ...]], *, besides: Collection[str] = ()
+) -> tuple[dict[str, str], list[Reading]]:
+    """Words and readings of the baselines, less those a study has among its own series. Studies share their runs.
 
     The ceiling has a model for each task and is no party to a comparison: one tuning seed has to do.
     """
+    series: dict[str, str] = {arm: words for arm, words in BASELINES.items() if arm not in besides}
     readings: list[Reading] = []
-    for arm in BASELINES:
-        if arm not in besides and (arm != "supervised" or replicate.seed == settings.seeds[0]):
-            readings += readings_by_cluster(arm, replicate, System(settings.recipe_of(replicate, arm, split)))
-    return readings
+    for split in splits:
+        for replicate in settings.replicates:
+            for arm in BASELINES:
+                if arm in series and (arm != "supervised" or replicate.seed == settings.seeds[0]):
+                    system = System(settings.recipe_of(replicate, arm, split))
+                    readings += readings_by_cluster(arm, replicate, system)
+    return series, readings
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class Plan:
 class Study:
     """One figure of the paper, asked of any model and catalog."""
 
-    name: str
+    name: StudyName
     figure: int | None
     """Of Wei et al. 2022; None for what they did not ask"""
     title: str
@@ -179,17 +180,17 @@ def run_study(
     """Run what is not there yet, and write OUT/<study>/study.json; gives its content.
 
     Equal settings give equal bytes. Beside it stands made.json: `command`, cost, versions, the commit of
-    `settings_file`.
-    Raises what `run_arm` raises.
+    `settings_file`. Raises what `run_arm` raises.
     """
     settings = settings.of_study(study.name)
     plan = study.plan(settings)
-    run_systems(plan.systems, out, workers=workers, progress=progress)
+    systems = plan.systems
+    run_systems(systems, out, workers=workers, progress=progress)
     points = measured(plan, out, settings)
-    lost = rows_lost(artifacts.read_json(run_folder(system, out) / LEDGER) for system in plan.systems)
+    lost = rows_lost(artifacts.read_json(run_folder(system, out) / LEDGER) for system in systems)
     content = described(study, settings, plan, points) | {"rows_lost": lost}
     artifacts.write_json(out / study.name / "study.json", content)
-    history = {"command": command, **made(_tuned_in(plan.systems, out), settings_file)}
+    history = {"command": command, **made(_tuned_in(systems, out), settings_file)}
     artifacts.write_json(out / study.name / "made.json", history)
     return content
 

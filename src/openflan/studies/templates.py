@@ -4,9 +4,8 @@ On held-out clusters every template is unseen. So the question is put to the sup
 of the task itself and asked the same rows through those and through the others.
 """
 
-from openflan.catalog.holdout import hold_out
-from openflan.catalog.load import load_catalog
 from openflan.errors import ConfigError, Problem
+from openflan.studies.rows import split_of
 from openflan.studies.settings import StudySettings
 from openflan.studies.study import Compared, Plan, Reading, Study, System, Templates
 
@@ -37,8 +36,7 @@ def plan(settings: StudySettings) -> Plan:
 
 def numbers(settings: StudySettings) -> list[int]:
     """Numbers of templates that leave every task some it never saw. Raises ConfigError where none does."""
-    catalog = load_catalog(*settings.recipe.catalogs)
-    evaluated = hold_out(catalog, settings.together, rule=settings.recipe.hold_out_rule).evaluated
+    evaluated = split_of(settings.recipe.changed(hold_out=list(settings.together))).evaluated
     most = min(len(task.of_kind("direct")) for task in evaluated) - 1
     found = [number for number in settings.templates_per_task if number <= most]
     if not found:
