@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from openflan.encoding import pack
 from openflan.errors import ModelError
+from openflan.models.adapters import base_name
 from openflan.models.load import load_model
 from openflan.models.packed_forward import collate, target_logits
 from openflan.models.packing import packing_of
@@ -81,6 +82,17 @@ def test_saved_vectors_load_in_front_of_their_base_only(tmp_path: Path) -> None:
     other.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match="belongs to"):
         load_model(str(tmp_path / "soft"))
+
+
+def test_vectors_saved_again_keep_their_base(tmp_path: Path) -> None:
+    save_soft_prompt(add_soft_prompt(saved(tmp_path / "model"), num_tokens=2), tmp_path / "soft")
+    loaded = load_model(str(tmp_path / "soft"))
+    save_soft_prompt(loaded, tmp_path / "again")
+    again = load_model(str(tmp_path / "again"))
+    assert base_name(tmp_path / "again") == base_name(tmp_path / "soft") == str(tmp_path / "model")
+    ids = torch.tensor([[*loaded.prefix_ids, 5, 6]])
+    with torch.no_grad():
+        assert torch.equal(again.model(ids).logits, loaded.model(ids).logits)
 
 
 @pytest.mark.reference

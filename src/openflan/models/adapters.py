@@ -17,7 +17,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 CONFIG_FILE, WEIGHTS_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 
 Quantize = Literal["nf4", "int8"]
+
+
+class Base(NamedTuple):
+    """The model that an adapter stands on, as `LanguageModel` has these."""
+
+    name: str
+    identity: str
 
 
 class LoraSettings(BaseModel):
@@ -143,6 +150,7 @@ def load_adapter(
         from openflan.models.soft_prompt import put_before, vectors_of
 
         loaded = put_before(base, vectors_of(weights, folder).to(base.device))
+        loaded = dataclasses.replace(loaded, base=Base(base.name, base.identity))
     elif kind == "LORA":
         loaded = _with_lora(base, folder, weights)
     else:
@@ -176,8 +184,9 @@ def write_base(lm: "LanguageModel", folder: Path, prompt_format: "PromptFormat |
     """Write which model the adapter in `folder` stands on, and in which format it was tuned."""
     from openflan.models.load import write_prompt_format
 
-    described: dict[str, Any] = {"format": 1, "name": lm.name, "identity": lm.identity, "quantize": lm.quantize}
-    if (path := Path(lm.name).expanduser()).is_dir():
+    base = lm.base or lm
+    described: dict[str, Any] = {"format": 1, "name": base.name, "identity": base.identity, "quantize": lm.quantize}
+    if (path := Path(base.name).expanduser()).is_dir():
         # A run folder that is moved takes its base along.
         described |= {"name": str(path.resolve()), "path": os.path.relpath(path.resolve(), folder.resolve())}
     write_json(folder / BASE_FILE, described)
@@ -189,10 +198,11 @@ def peft_base(lm: "LanguageModel") -> tuple[str, str | None]:
     """The base model as peft's configuration names it: a folder or a hub id, and a revision."""
     from openflan.models.load import find_model, is_hub_id
 
-    if is_hub_id(lm.name):
-        repo, _, revision = lm.name.partition("@")
+    name = (lm.base or lm).name
+    if is_hub_id(name):
+        repo, _, revision = name.partition("@")
         return repo, revision or None
-    return str(find_model(lm.name).resolve()), None
+    return str(find_model(name).resolve()), None
 
 
 def base_name(folder: Path) -> str:

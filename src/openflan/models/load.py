@@ -54,6 +54,8 @@ class LanguageModel:
     """SHA-256 of weights, configuration and tokenizer: two models of one identity answer alike."""
     prefix_ids: tuple[int, ...] = ()
     """Ids that stand before every prompt: those of a soft prompt, see `soft_prompt.py`."""
+    base: adapters.Base | None = None
+    """What a loaded soft prompt stands before, and is saved with again; None for any other model."""
     quantize: adapters.Quantize | None = None
     """The bits its matrices are held in; None for weights as they are."""
 
