@@ -45,6 +45,17 @@ def test_identity_follows_content_and_not_the_prompt_format(tmp_path: Path) -> N
     assert folder_identity(tmp_path / "model") != lm.identity
 
 
+def test_without_weights_it_is_the_same_model_and_takes_no_memory(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "model")
+    shape = load_model(str(tmp_path / "model"), device="meta", dtype="bfloat16")
+    assert shape.device.type == "meta"
+    assert str(shape.dtype) == "torch.bfloat16"
+    assert (shape.identity, shape.context) == (whole.identity, whole.context)
+    sizes = {name: weight.shape for name, weight in shape.model.named_parameters()}
+    assert sizes == {name: weight.shape for name, weight in whole.model.named_parameters()}
+    assert all(weight.is_meta for weight in (*shape.model.parameters(), *shape.model.buffers()))
+
+
 def test_context_and_mode(tmp_path: Path) -> None:
     lm = saved(tmp_path / "model", "gpt2")
     assert (lm.context, lm.model.training, lm.prefix_ids, lm.prompt_format) == (64, False, (), None)

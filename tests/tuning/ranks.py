@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from openflan.errors import SourceError
 from openflan.models.load import load_model
 from openflan.models.packing import Packing
 from openflan.tuning import tune as tune_module
+from openflan.tuning.distributed import joined
 from openflan.tuning.settings import TuningSettings
 from openflan.tuning.tune import StepReport, tune
 from tests.models.tiny import SMALL, bpe, examples
@@ -48,7 +50,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "two_to_one": {"optimizer": "adafactor"},
     "one_to_two": {"optimizer": "adamw"},
 }
-FAILING = "failing"
+FAILING, TURNS = "failing", "turns"
 DEV = {"toy": examples(9, seed=99, longest=28), "other": examples(4, seed=98, longest=28)}
 """Measured where a scenario has `dev_every`."""
 UNPACKED = Packing("padded", "Llama", {"ragged": "no reason"})
@@ -78,6 +80,9 @@ def blocks(block: int) -> list[Encoded]:
 
 def work(root: Path, name: str) -> None:
     """One process of a scenario."""
+    if name == TURNS:
+        take_turns(root / "turns.txt")
+        return
 
     def own_blocks(block: int) -> list[Encoded]:
         if name == FAILING and block == 1 and os.environ["RANK"] == "1":
@@ -91,9 +96,20 @@ def work(root: Path, name: str) -> None:
         if name == "two_to_one" and done.step == STOPPED_AFTER - 1:
             os.kill(os.getpid(), signal.SIGTERM)  # only the first process reports: the other has to be told
 
-    tune(
-        load_model(str(root / "base"), device="cpu"), own_blocks, settings_of(name), root / name, report=report, dev=DEV
-    )
+    # Weights are read when it is the process's turn, or are there already.
+    base = load_model(str(root / "base"), device="cpu" if name == "example" else "meta")
+    tuned = tune(base, own_blocks, settings_of(name), root / name, report=report, dev=DEV)
+    adapter = name == "soft_prompt"
+    assert tuned.device.type == ("cpu" if adapter or os.environ["RANK"] == "0" else "meta")
+
+
+def take_turns(log: Path) -> None:
+    """Say when this process's turn begins and, a while later, ends."""
+    with joined() as world, world.in_turn():
+        for event in ("begins", "ends"):
+            with log.open("a") as file:
+                file.write(f"{world.rank} {event}\n")
+            time.sleep(0.2)
 
 
 def _fork(root: Path, name: str, rank: int, port: int) -> int:
@@ -132,4 +148,4 @@ if __name__ == "__main__":
         work(Path(sys.argv[1]), sys.argv[2])
     else:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-        run_all(Path(sys.argv[1]), list(SCENARIOS))
+        run_all(Path(sys.argv[1]), [TURNS, *SCENARIOS])

@@ -103,6 +103,11 @@ def test_two_processes_tune_as_one(tuned: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.slow
+def test_one_process_at_a_time_holds_the_whole_model(tuned: Path) -> None:
+    assert (tuned / "turns.txt").read_text().splitlines() == ["0 begins", "0 ends", "1 begins", "1 ends"]
+
+
+@pytest.mark.slow
 def test_bfloat16_layers_on_float32_weights(tuned: Path, tmp_path: Path) -> None:
     alone(tuned, "bfloat16", tmp_path / "one")
     ours, theirs = logged(tmp_path / "one"), logged(tuned / "bfloat16")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as bars
 
 from openflan.artifacts import file_sha256, write_text
@@ -79,9 +79,10 @@ def load_model(
 ) -> LanguageModel:
     """The model called `name`: a hub id (`owner/name`, `owner/name@revision`), a local folder, or `world:NAME`.
 
-    The folder of an adapter gives its base model with the adapter. device: "auto" takes a GPU where there is one.
-    quantize: hold matrices in few bits, for LoRA to stand beside. tokenizer: in place of the folder's own. Raises
-    ModelError with what was tried and the nearest names.
+    The folder of an adapter gives its base model with the adapter. device: "auto" takes a GPU where there is one;
+    "meta" gives a model without weights, which takes no memory (an adapter's folder: one on the CPU). quantize: hold
+    matrices in few bits, for LoRA to stand beside. tokenizer: in place of the folder's own. Raises ModelError with what
+    was tried and the nearest names.
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}")
@@ -89,11 +90,17 @@ def load_model(
     if adapters.is_adapter(folder):
         if quantize is not None:
             raise ModelError(f"{name} is an adapter, whose base has the bits it was tuned in: tune that base instead")
-        return adapters.load_adapter(folder, name=name, dtype=dtype, device=device, tokenizer=tokenizer)
+        where = "cpu" if device == "meta" else device
+        return adapters.load_adapter(folder, name=name, dtype=dtype, device=where, tokenizer=tokenizer)
     few_bits = {} if quantize is None else adapters.quantized_options(name, quantize, _device(device))
     try:
-        with _no_bars():
-            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], **few_bits)
+        if device == "meta":
+            with torch.device("meta"):
+                config = AutoConfig.from_pretrained(folder)
+                loaded = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+        else:
+            with _no_bars():
+                loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], **few_bits)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{name}: {folder} does not hold a causal language model: {error}") from error
     except RuntimeError as error:

@@ -546,7 +546,7 @@ def _warnings(made: Plan) -> list[str]:
     if made.devices > 1:
         together = min(made.devices, hardware.per_node)
         said.append(
-            f"while it loads, each of the {together} processes of a node holds the whole model in the host's memory, "
+            f"while it loads, the {together} processes of a node hold the whole model in the host's memory by turns, "
             f"{4 * made.shape.parameters / GIB:,.0f} GiB"
         )
     if made.step.bound_by == "communication":

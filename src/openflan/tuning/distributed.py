@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -47,8 +47,8 @@ class World:
 
     @property
     def loading_device(self) -> str:
-        """Where a model is loaded to be tuned: several processes move shards of it to their devices themselves."""
-        return "auto" if self.size == 1 else "cpu"
+        """Where a model is loaded to be tuned: several processes read its weights when it is their turn."""
+        return "auto" if self.size == 1 else "meta"
 
     def wait(self) -> None:
         """Return when every process has come here."""
@@ -62,6 +62,17 @@ class World:
             self.wait()
         yield
         if self.first:
+            self.wait()
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Generator[None, None, None]:
+        """The block run by the processes of a machine one after another, so that one model at a time is there whole."""
+        place, places = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        turns = max(self.gathered(max(places, place + 1)))
+        for _ in range(place):
+            self.wait()
+        yield
+        for _ in range(turns - place):
             self.wait()
 
     def gathered(self, mine: T) -> list[T]:
@@ -117,14 +128,18 @@ def joined() -> Generator[World, None, None]:
     dist.destroy_process_group()
 
 
-def shard(model: PreTrainedModel, root: nn.Module, world: World, *, bfloat16: bool) -> None:
-    """Shard the parameters of `root`, whose forward computes with `model`, over the processes' devices, in place.
+def mesh_of(world: World) -> DeviceMesh:
+    """The processes' devices in a row; all processes call this together."""
+    assert world.device is not None
+    return init_device_mesh(world.device.type, (world.size,))
 
-    Each decoder layer is gathered when its turn comes, the rest while `root` runs. Gradients are summed
+
+def shard(model: PreTrainedModel, root: nn.Module, mesh: DeviceMesh, *, bfloat16: bool) -> None:
+    """Shard the parameters of `root`, whose forward computes with `model`, over the devices of `mesh`, in place.
+
+    Every process calls this with the same weights, at any time: it keeps its part of them, and nothing is sent. Each decoder layer is gathered when its turn comes, the rest while `root` runs. Gradients are summed
     over processes, not averaged, in float32; with `bfloat16` layers compute in it, on float32 parameters.
     """
-    assert world.device is not None
-    mesh = init_device_mesh(world.device.type, (world.size,))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
     for module in (*_decoder_layers(model), root):
         fully_shard(module, mesh=mesh, mp_policy=policy)

@@ -46,7 +46,7 @@ from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, room_for, save_checkpoint
 from openflan.tuning.dev import DevLog, DevLoss, DevSet
-from openflan.tuning.distributed import World, joined, shard, whole
+from openflan.tuning.distributed import World, joined, mesh_of, shard, whole
 from openflan.tuning.feed import Blocks, num_workers, row_length, steps_from
 from openflan.tuning.loss import TargetLogits, backward, target_nats
 from openflan.tuning.optimizer import make_optimizer
@@ -115,7 +115,8 @@ def tune(
     dev: examples whose loss is measured every `settings.dev_every` steps, before the first and after the last.
     in_place: tune `lm.model` itself where memory has no room for a copy; otherwise `lm` stays as it is.
 
-    Under torchrun every process calls this alike; each gives the tuned model on its CPU.
+    Under torchrun every process calls this alike, best with a model on the device "meta", whose weights are read when
+    it is the process's turn. The first gives the tuned model on its CPU, the others on "meta".
 
     Raises RunError where the folder belongs to other settings or the disk is full, ModelError where the loss is not
     finite. On SIGTERM and SIGINT it saves a checkpoint and leaves with SystemExit or KeyboardInterrupt.
@@ -129,7 +130,8 @@ def tune(
         if not finished:
             if settings.threads is not None:
                 torch.set_num_threads(settings.threads)
-            lm = lm if in_place else dataclasses.replace(lm, model=copy.deepcopy(lm.model))
+            if not in_place and not _without_weights(lm):
+                lm = dataclasses.replace(lm, model=copy.deepcopy(lm.model))
             with torch.random.fork_rng(devices=[]):
                 tuning = _prepared(lm, settings, folder, world)
                 _run(tuning, blocks, report, dev)
@@ -137,7 +139,9 @@ def tune(
         if world.first:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     # Read back from there: what is returned is what was saved. A model that was sharded need not fit one device.
-    return load_model(str(folder / "model"), dtype=dtype, device=device if world.size == 1 else "cpu")
+    if world.size > 1:
+        device = "cpu" if world.first else "meta"
+    return load_model(str(folder / "model"), dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,17 +167,38 @@ class _Tuning:
 def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: World) -> _Tuning:
     if world.size > 1 and lm.quantize is not None:
         raise ModelError(f"{lm.name} is held in {lm.quantize}, which cannot be sharded: tune it in one process")
-    _without_dropout(lm.model)
-    lm, adapted = _made_trainable(lm, settings)
-    way = _way(lm, settings)
-    if settings.gradient_checkpointing:
-        _keep_less(lm)
     bfloat16 = _in_bfloat16(world.device or lm.device, settings)
-    logits = TargetLogits(lm.model)
-    if world.size > 1:
-        shard(lm.model, logits, world, bfloat16=bfloat16)
+    mesh = mesh_of(world) if world.size > 1 else None
+    with world.in_turn():
+        lm = _with_weights(lm)
+        _without_dropout(lm.model)
+        lm, adapted = _made_trainable(lm, settings)
+        found = _way(lm, settings) if world.first else None
+        if settings.gradient_checkpointing:
+            _keep_less(lm)
+        logits = TargetLogits(lm.model)
+        if mesh is not None:
+            shard(lm.model, logits, mesh, bfloat16=bfloat16)
+    way, *_ = world.gathered(found)
+    assert way is not None
     optimizer = make_optimizer(lm.model.parameters(), settings)
     return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, bfloat16 and world.size == 1)
+
+
+def _without_weights(lm: LanguageModel) -> bool:
+    return lm.device.type == "meta"
+
+
+def _with_weights(lm: LanguageModel) -> LanguageModel:
+    """The model as it is, or read from its files where it has no weights; RunError where these have changed."""
+    return _read(lm) if _without_weights(lm) else lm
+
+
+def _read(lm: LanguageModel) -> LanguageModel:
+    found = load_model(lm.name, dtype=str(lm.dtype).removeprefix("torch."), device="cpu", tokenizer=lm.tokenizer)
+    if found.identity != lm.identity:
+        raise RunError(f"{lm.name}: the model's files have changed since tuning began; nothing is saved")
+    return found
 
 
 def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] | None, dev: DevSet | None) -> None:
@@ -371,10 +396,7 @@ def _put_together(tuning: _Tuning) -> tuple[LanguageModel, Adapted | None]:
     lm, adapted = tuning.lm, tuning.adapted
     targets: dict[str, torch.nn.Parameter] = {}
     if tuning.world.first:
-        base = load_model(lm.name, dtype=str(lm.dtype).removeprefix("torch."), device="cpu")
-        if base.identity != lm.identity:
-            raise RunError(f"{lm.name}: the model's files have changed since tuning began; nothing is saved")
-        lm, adapted = _made_trainable(base, tuning.settings)
+        lm, adapted = _made_trainable(_read(lm), tuning.settings)
         targets = dict(lm.model.named_parameters())
     tuning.world.wait()  # for the loading: the collectives below have less patience
     for name, parameter in tuning.trainable.items():
