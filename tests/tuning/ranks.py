@@ -45,7 +45,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "example": {"optimizer": "adamw", "loss_weighting": "example", "gradient_checkpointing": True, "dev_every": 2},
     "lora": {"optimizer": "adamw", "method": "lora"},
     "soft_prompt": {"optimizer": "adamw", "method": "soft_prompt", "soft_prompt_tokens": 3},
-    "unpacked": {"optimizer": "adamw"},
+    "unpacked": {"optimizer": "adamw", "dev_every": 3},
     "bfloat16": {"optimizer": "adamw", "precision": "bfloat16"},
     "two_to_one": {"optimizer": "adafactor"},
     "one_to_two": {"optimizer": "adamw"},

@@ -7,9 +7,10 @@ The loss is a sum over target tokens divided by their number, so that neither pa
 moves it. What a killed run measured at steps that come again is taken back, and comes again with the same bytes.
 """
 
+import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from openflan import artifacts
 from openflan.encoding.encode import Encoded
 from openflan.encoding.pack import PackedRow
 from openflan.models.load import LanguageModel
+from openflan.models.packed_forward import Way
+from openflan.tuning.distributed import ALONE, World
 from openflan.tuning.feed import PackedBlocks
-from openflan.tuning.loss import forward_passes
+from openflan.tuning.loss import NO_EXAMPLE, alike_passes, forward_passes
 from openflan.tuning.settings import TuningSettings
 
 DEV_FILE = "dev.jsonl"
@@ -65,26 +68,51 @@ class DevLoss:
         return cls(value["step"], _mean(value), {name: _mean(task) for name, task in value["tasks"].items()})
 
 
-def dev_loss(lm: LanguageModel, dev: DevSet, settings: TuningSettings, nats: Nats, *, step: int) -> DevLoss:
-    """The loss of each task's examples and of all of them, without dropout; the model stays in the mode it was in."""
+def dev_loss(
+    lm: LanguageModel,
+    dev: DevSet,
+    settings: TuningSettings,
+    nats: Nats,
+    *,
+    step: int,
+    way: Way = "ragged",
+    world: World = ALONE,
+) -> DevLoss:
+    """The loss of each task's examples and of all of them, without dropout; the model stays in the mode it was in.
+
+    Every process computes a share of the forward passes, and gives the whole loss.
+    """
     training = lm.model.training
     lm.model.eval()
+    own: dict[str, list[float]] = {name: [] for name in dev}
+    passes = list(_passes(lm, dev, settings, way, world.size))
+    mine = passes[world.rank :: world.size]
     try:
-        sums: dict[str, float] = {}
-        for name, encoded in dev.items():
-            rows = PackedBlocks(lambda _, examples=encoded: examples, settings, lm.context, lm.prefix_ids)(0)
-            passes = forward_passes(rows, settings.forward_tokens)
-            sums[name] = math.fsum(float(nats(part).double().sum()) for part in passes)
+        for name, part in mine:
+            own[name].append(float(nats(part).double().sum()))
+        if len(mine) * world.size < len(passes):  # all take part in the last round of passes
+            nats([NO_EXAMPLE])
     finally:
         lm.model.train(training)
+    sums = dict(zip(own, world.summed([math.fsum(values) for values in own.values()]), strict=True))
     counts = {name: sum(len(e.target_ids) for e in encoded) for name, encoded in dev.items()}
     tasks = {name: MeanLoss(sums[name] / counts[name], counts[name], len(dev[name])) for name in dev}
     total = sum(counts.values())
     return DevLoss(step, MeanLoss(math.fsum(sums.values()) / total, total, sum(map(len, dev.values()))), tasks)
 
 
+def _passes(
+    lm: LanguageModel, dev: DevSet, settings: TuningSettings, way: Way, processes: int
+) -> Iterator[tuple[str, list[PackedRow]]]:
+    """Forward passes, each over examples of one task, with its name."""
+    for name, encoded in dev.items():
+        packed = PackedBlocks(lambda _, examples=encoded: examples, settings, lm.context, lm.prefix_ids)(0)
+        rows, most_tokens = alike_passes(packed, processes, settings.forward_tokens, way)
+        yield from ((name, part) for part in forward_passes(rows, most_tokens))
+
+
 class DevLog:
-    """Measures when it is due, and keeps the file of a tuning folder; of several processes only one `writes` it."""
+    """Measures when it is due, and keeps the file of a tuning folder; of several processes the first writes it."""
 
     def __init__(
         self,
@@ -94,11 +122,13 @@ class DevLog:
         nats: Nats,
         folder: Path,
         *,
-        writes: bool = True,
+        way: Way = "ragged",
+        world: World = ALONE,
     ) -> None:
-        self._writes = writes
+        self._world = world
         self._dev = {name: encoded for name, encoded in dev.items() if encoded}
-        self._lm, self._settings, self._nats = lm, settings, nats
+        self._settings = settings
+        self._measured = functools.partial(dev_loss, lm, self._dev, settings, nats, way=way, world=world)
         self._file = folder / DEV_FILE
         self._records = read_dev_losses(self._file)
 
@@ -116,8 +146,8 @@ class DevLog:
         due = step % every == 0 or step == self._settings.steps
         measured = due and not any(record.step == step for record in kept)
         if measured:
-            kept.append(dev_loss(self._lm, self._dev, self._settings, self._nats, step=step))
-        if self._writes and (measured or len(kept) < len(self._records)):
+            kept.append(self._measured(step=step))
+        if self._world.first and (measured or len(kept) < len(self._records)):
             lines = [json.dumps(record.to_json(), allow_nan=False) + "\n" for record in kept]
             artifacts.write_text(self._file, "".join(lines))
         self._records = kept

@@ -92,7 +92,8 @@ class World:
         return cast("list[float]", totals.tolist())
 
 
-_world = World()
+ALONE = World()
+_world = ALONE
 _GONE = re.compile("closed by peer|reset by peer|broken pipe|remote process", re.IGNORECASE)
 
 
@@ -123,7 +124,7 @@ def joined() -> Generator[World, None, None]:
             raise RunError("another process of this run has ended; what it said tells why") from error
         raise
     finally:
-        _world = World()
+        _world = ALONE
     # After an error the others may be in the middle of a reduction: leaving in good order would wait for them.
     dist.destroy_process_group()
 
@@ -137,8 +138,9 @@ def mesh_of(world: World) -> DeviceMesh:
 def shard(model: PreTrainedModel, root: nn.Module, mesh: DeviceMesh, *, bfloat16: bool) -> None:
     """Shard the parameters of `root`, whose forward computes with `model`, over the devices of `mesh`, in place.
 
-    Every process calls this with the same weights, at any time: it keeps its part of them, and nothing is sent. Each decoder layer is gathered when its turn comes, the rest while `root` runs. Gradients are summed
-    over processes, not averaged, in float32; with `bfloat16` layers compute in it, on float32 parameters.
+    Every process calls this with the same weights, at any time: it keeps its part of them, and nothing is sent. Each
+    decoder layer is gathered when its turn comes, the rest while `root` runs. Gradients are summed over processes, not
+    averaged, in float32; with `bfloat16` layers compute in it, on float32 parameters.
     """
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
     for module in (*_decoder_layers(model), root):

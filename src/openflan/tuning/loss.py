@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from openflan.encoding.pack import PackedRow
 from openflan.models.packed_forward import PackedBatch, Way, attending, collate, target_logits
-from openflan.tuning.distributed import World
+from openflan.tuning.distributed import ALONE, World
 
 Weighting = Literal["token", "example"]
 
@@ -43,7 +43,7 @@ def backward(
     weighting: Weighting = "token",
     bfloat16: bool = False,
     way: Way = "ragged",
-    world: World | None = None,
+    world: World = ALONE,
     not_finite: list[str] | None = None,
 ) -> float:
     """Add the gradient of the rows' mean loss to the parameters; gives that loss, in nats per target token.
@@ -59,7 +59,6 @@ def backward(
     The log-softmax is float32 in any precision.
     """
     logits_of = model if isinstance(model, TargetLogits) else TargetLogits(model)
-    world = world or World()
     total = _count(rows, weighting)
     nats: float = 0.0
     for part in passes_by_process(rows, world.size, forward_tokens, way)[world.rank]:
@@ -80,15 +79,25 @@ def passes_by_process(
 ) -> list[list[list[PackedRow]]]:
     """The forward passes of each process: all have equally many, since each takes part in every reduction.
 
-    A process with fewer rows ends on passes without any. Where examples are not packed, one pass calls the layers more
-    than once, and each call gathers them: between several processes an example is then a pass of its own.
+    A process with fewer rows ends on passes without any.
     """
-    apart = processes > 1 and way in ("padded", "alone")
-    if apart:
-        rows = [alone for row in rows for alone in _apart(row)]
-    passes = [list(forward_passes(share, 1 if apart else forward_tokens)) for share in shared_out(rows, processes)]
+    rows, most_tokens = alike_passes(rows, processes, forward_tokens, way)
+    passes = [list(forward_passes(share, most_tokens)) for share in shared_out(rows, processes)]
     longest = max(map(len, passes))
     return [own + [[] for _ in range(longest - len(own))] for own in passes]
+
+
+def alike_passes(
+    rows: Sequence[PackedRow], processes: int, forward_tokens: int, way: Way
+) -> tuple[Sequence[PackedRow], int]:
+    """Rows and the most tokens of a forward pass, such that each pass calls each layer equally often.
+
+    Where examples are not packed, one pass calls the layers more than once, and each call gathers them: between several
+    processes an example is then a row and a pass of its own.
+    """
+    if processes == 1 or way not in ("padded", "alone"):
+        return rows, forward_tokens
+    return [alone for row in rows for alone in _apart(row)], 1
 
 
 def shared_out(rows: Sequence[PackedRow], processes: int) -> list[list[PackedRow]]:
@@ -109,7 +118,7 @@ def target_nats(
 ) -> Tensor:
     """[K], the loss of each target token of the rows in one forward pass, without gradients.
 
-    Of a model that is sharded every process computes all of it.
+    Of a model that is sharded every process calls this equally often.
     """
     logits_of = model if isinstance(model, TargetLogits) else TargetLogits(model)
     device = logits_of.model.device

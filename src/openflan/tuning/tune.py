@@ -46,7 +46,7 @@ from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, room_for, save_checkpoint
 from openflan.tuning.dev import DevLog, DevLoss, DevSet
-from openflan.tuning.distributed import World, joined, mesh_of, shard, whole
+from openflan.tuning.distributed import ALONE, World, joined, mesh_of, shard, whole
 from openflan.tuning.feed import Blocks, num_workers, row_length, steps_from
 from openflan.tuning.loss import TargetLogits, backward, target_nats
 from openflan.tuning.optimizer import make_optimizer
@@ -124,7 +124,7 @@ def tune(
     prompt_format = prompt_format or lm.prompt_format or PromptFormat()
     device, dtype = str(lm.device), str(lm.dtype).removeprefix("torch.")
     finished = (folder / "model").is_dir()
-    with contextlib.nullcontext(World()) if finished else joined() as world:
+    with contextlib.nullcontext(ALONE) if finished else joined() as world:
         with world.first_alone():
             _claim(folder, lm, settings, prompt_format)
         if not finished:
@@ -208,7 +208,7 @@ def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] |
         _cut_log(folder / LOG_FILE, progress.step)
     lm.model.train()
     nats = functools.partial(target_nats, tuning.logits, bfloat16=tuning.autocast, way=tuning.way)
-    dev_log = DevLog(dev or {}, lm, settings, nats, folder, writes=world.first)
+    dev_log = DevLog(dev or {}, lm, settings, nats, folder, way=tuning.way, world=world)
     dev_log.measure(progress.step)
     workers = num_workers(blocks, settings, on_gpu=lm.device.type == "cuda")
     feed = steps_from(progress.cursor, blocks, settings, lm.context, prefix_ids=lm.prefix_ids, workers=workers)
