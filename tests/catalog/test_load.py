@@ -60,3 +60,15 @@ def test_unknown_names_bring_the_nearest() -> None:
         catalog.cluster("corefrence")
     with pytest.raises(CatalogError, match="no such folder"):
         load_catalog("nowhere")
+
+
+def test_a_folders_clusters_stand_beside_the_papers(tmp_path: Path) -> None:
+    (tmp_path / "clusters.toml").write_text('[triage]\ntitle = "triage"\nbarred_with = ["nli"]\n')
+    write_catalog(tmp_path, ("tickets", "triage"), ("claims", "nli"))
+    alone = load_catalog(tmp_path)
+    assert {task.name for task in alone.tasks.values()} == {"tickets", "claims"}
+    assert set(alone.clusters) == {*load_catalog("flan").clusters, "triage"}
+    assert alone.clusters["nli"] == load_catalog("flan").clusters["nli"]
+    (tmp_path / "clusters.toml").write_text('[triage]\ntitle = "triage"\nbarred_with = ["nlli"]\n')
+    with pytest.raises(CatalogError, match=r"clusters.toml: triage.barred_with: no cluster 'nlli' \(did you mean nli"):
+        load_catalog(tmp_path)

@@ -43,3 +43,29 @@ def test_flags_go_on_top_of_a_recipe() -> None:
     assert recipe.hold_out == base.hold_out
     with pytest.raises(ConfigError, match="--model and --hold-out"):
         resolve(None)
+
+
+@pytest.mark.parametrize(("method", "lr"), [("lora", 2e-4), ("soft_prompt", 0.3), ("full", 3e-5)])
+def test_a_method_given_on_top_brings_its_own_rate_unless_the_recipe_names_one(
+    tmp_path: Path, method: str, lr: float
+) -> None:
+    silent, speaking = tmp_path / "silent.toml", tmp_path / "speaking.toml"
+    silent.write_text('model = "m"\nhold_out = ["nli"]\ntuning = { steps = 7 }\n')
+    speaking.write_text('model = "m"\nhold_out = ["nli"]\ntuning = { lr = 0.125 }\n')
+    assert resolve(str(silent), {"tuning": {"method": method}}).tuning.lr == lr
+    assert resolve(str(speaking), {"tuning": {"method": method}}).tuning.lr == 0.125
+
+
+def test_what_is_unlimited_comes_back_from_toml(tmp_path: Path) -> None:
+    unlimited = Recipe.model_validate({
+        "model": "m", "hold_out": ["nli"], "evaluation": {"items": "all"}, "tuning": {"clip_norm": "none"},
+    })  # fmt: skip
+    assert (unlimited.evaluation.items, unlimited.tuning.clip_norm) == (None, None)
+    file = tmp_path / "recipe.toml"
+    file.write_text(unlimited.to_toml())
+    assert load_recipe(file) == unlimited
+
+
+def test_an_endpoint_is_asked_and_not_tuned_where_no_arms_are_named() -> None:
+    assert resolve(None, model="remote:m@http://a/v1", hold_out=["nli"]).arms == ("untuned", "untuned_completion")
+    assert "tuned" in resolve(None, model="m", hold_out=["nli"]).arms

@@ -1,6 +1,6 @@
 """Folders of TOML files to a checked `Catalog`; every problem of every file is reported at once.
 
-A catalog is a folder: one TOML per dataset, and a `clusters.toml` (without one, the paper's clusters apply).
+A catalog is a folder: one TOML per dataset, and perhaps a `clusters.toml`, whose clusters stand beside the paper's.
 `flan` and `world` are built in; other names are folders. Catalogs combine. Read next: `holdout.py`.
 """
 
@@ -111,16 +111,17 @@ def _folder(name: str | Path) -> Path:
 
 
 def _load_clusters(folder: Path, problems: list[Problem]) -> dict[str, Cluster]:
-    file = folder / CLUSTERS_FILE
-    if not file.exists():
-        file = _folder("flan") / CLUSTERS_FILE
+    files = dict.fromkeys((BUILT_IN["flan"] / CLUSTERS_FILE, folder / CLUSTERS_FILE))
     clusters: dict[str, Cluster] = {}
-    for name, table in _parse(file, problems).items():
-        if (cluster := _validate(Cluster, {"name": name, **table}, f"{file}: {name}", problems)) is not None:
-            clusters[name] = cluster
+    of_file: dict[str, Path] = {}
+    for file in filter(Path.exists, files):
+        for name, table in _parse(file, problems).items():
+            if (cluster := _validate(Cluster, {"name": name, **table}, f"{file}: {name}", problems)) is not None:
+                clusters[name], of_file[name] = cluster, file
     for cluster in clusters.values():
+        where = f"{of_file[cluster.name]}: {cluster.name}.barred_with"
         problems += [
-            Problem(f"{file}: {cluster.name}.barred_with", f"no cluster {other!r}", nearest(other, clusters))
+            Problem(where, f"no cluster {other!r}", nearest(other, clusters))
             for other in cluster.barred_with
             if other not in clusters
         ]

@@ -12,7 +12,10 @@ from openflan.errors import ConfigError
 
 def evaluate(
     model: Annotated[str, typer.Option(help=options.ANY_MODEL)],
-    hold_out: options.HoldOut = None,
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option("--hold-out", metavar="CLUSTER", help="Clusters to score; comma-separated or repeated."),
+    ] = None,
     tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Tasks; comma-separated or repeated.")] = None,
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
@@ -54,7 +57,7 @@ def evaluate(
             }
         },
         model=model,
-        hold_out=clusters or ["(tasks)"],
+        hold_out=clusters or names,
         catalogs=options.listed(catalog),
         data_root=None if data_root is None else str(data_root),
         require_all=require_all or None,

@@ -8,7 +8,7 @@ import typer
 
 from openflan.errors import ConfigError, Problem
 
-ANY_MODEL = "Hub id, folder, world:tiny|small|base|base-1|base-2, or an endpoint: remote:MODEL@URL (docs/remote.md)."
+ANY_MODEL = "Hub id, folder, world:NAME (tiny to large), or an endpoint: remote:MODEL@URL (docs/remote.md)."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no talk.")]
 Catalogs = Annotated[
@@ -33,7 +33,13 @@ RequireAll = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 WorldSeed = Annotated[int, typer.Option("--world-seed", help="Which rows of the micro-world are generated.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most this many rows of each task.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=1, help="At most this many test rows of each task, and up to 20 of its dev rows.",
+        show_default="the recipe's, or 100",
+    ),
+]  # fmt: skip
 HoldOut = Annotated[
     list[str] | None,
     typer.Option("--hold-out", help="Cluster to hold out; comma-separated or repeated.", metavar="CLUSTER"),
@@ -69,20 +75,25 @@ Track = Annotated[
 ]
 
 
-def numbers(values: list[str] | None) -> list[int] | None:
-    """The whole numbers of an option that may be repeated or comma-separated; None where it was not given.
+def numbers(values: list[str] | None, option: str = "--shots") -> list[int] | None:
+    """The whole numbers of `option`, which may be repeated or comma-separated; None where it was not given.
 
     Raises ConfigError for what is none.
     """
     given = listed(values)
     if wrong := [value for value in given if not value.isdecimal()]:
-        raise ConfigError(Problem("--shots", f"{', '.join(wrong)}: expected whole numbers", "for example --shots 0,5"))
+        raise ConfigError(Problem(option, f"{', '.join(wrong)}: expected whole numbers", f"for example {option} 0,5"))
     return [int(value) for value in given] or None
 
 
 def cores() -> int:
     """How many processes share work that is not the model's."""
     return os.cpu_count() or 1
+
+
+def models_at_once() -> int:
+    """How many processes load and tune a model each: one where they would share a GPU. Found without torch."""
+    return 1 if any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")) else min(cores(), 4)
 
 
 def listed(values: list[str] | None) -> list[str]:

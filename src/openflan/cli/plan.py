@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 def plan(
     recipe: Annotated[str | None, typer.Argument(help="Recipe file, or the name of a shipped one.")] = None,
     gpus: Annotated[
-        str, typer.Option("--gpus", help="Devices: 8xH200, H100, A100-80, A100-40, L4, 4090, cpu.")
-    ] = "8xH100",
+        str | None,
+        typer.Option(
+            "--gpus",
+            help="Devices: 8xH200, H100, A100-80, A100-40, L4, 4090, cpu.",
+            show_default="8xH100; H100 for weights in few bits",
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model in place of the recipe's; only its configuration is read.")
     ] = None,
@@ -47,7 +52,6 @@ def plan(
     from openflan.studies.plan import plan as planned
     from openflan.studies.recipe import resolve
 
-    number, hardware = parse_gpus(gpus)
     shape = None
     if params is not None:
         shape = shape_from_size(_count(params), layers=layers, hidden=hidden, vocabulary=vocab)
@@ -62,6 +66,8 @@ def plan(
         catalogs=options.listed(catalog),
         data_root=None if data_root is None else str(data_root),
     )
+    few_bits = resolved.tuning.method == "lora" and resolved.tuning.lora.quantize is not None
+    number, hardware = parse_gpus(gpus or ("H100" if few_bits else "8xH100"))
     made = planned(resolved, number, hardware, shape=shape, pue=pue, kg_co2_per_kwh=grid)
     if json_:
         emit_json(made.to_json())

@@ -19,14 +19,17 @@ def report(
     Example: openflan report runs/demo
     """
     from openflan.artifacts import read_json
+    from openflan.reports.reading import RESULT, read_report
     from openflan.reports.report import write_report
-    from openflan.reports.table import render_table
+    from openflan.reports.table import report_table
 
     page = write_report(folder)
-    result = read_json(folder / "result.json")
-    if json_:
-        emit_json(result)
+    report = read_report(folder)
+    if not json_:
+        out.print(report_table(report))
+    elif (folder / RESULT).exists():
+        emit_json(read_json(folder / RESULT))
     else:
-        out.print(render_table(result))
+        emit_json({"runs": [{"name": run.name, "result": run.raw} for run in report.runs]})
     if not quiet:
         err.print(str(page), markup=False)

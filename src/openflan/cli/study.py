@@ -43,7 +43,7 @@ def contamination(
     rule: Annotated[
         str, typer.Option("--rule", help="paper or strict: which one tables and scores go by; both are computed.")
     ] = "paper",
-    limit: options.Limit = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many rows of each task.")] = None,
     world_tokens: Annotated[
         int, typer.Option("--world-tokens", min=1_000, help="Tokens of micro-world text, where no corpus is named.")
     ] = 2_000_000,
@@ -140,7 +140,10 @@ def _figures(chosen: str) -> Callable[..., None]:
         steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of tuning.")] = None,
         limit: options.Limit = None,
         workers: Annotated[
-            int | None, typer.Option(min=1, help="Processes.", show_default="the cores, at most 4")
+            int | None,
+            typer.Option(
+                min=1, help="Processes, each with a model.", show_default="the cores, at most 4; 1 beside a GPU"
+            ),
         ] = None,
         out_: Annotated[
             Path, typer.Option("--out", help="Folder that studies share: what is there is not computed again.")
@@ -161,7 +164,7 @@ def _figures(chosen: str) -> Callable[..., None]:
             models=options.listed(model),
             splits=[split.split("+") for split in options.listed(hold_out)],
             together=options.listed(together),
-            seeds=options.numbers(seeds) or (),
+            seeds=options.numbers(seeds, "--seeds") or (),
             sections={
                 "tuning": {"steps": steps},
                 "evaluation": {"items": limit, "dev_items": limit and min(limit, 20)},
@@ -183,7 +186,7 @@ def _figures(chosen: str) -> Callable[..., None]:
                     out_,
                     settings_file=file,
                     command=shlex.join(["openflan", *sys.argv[1:]]),
-                    workers=workers or min(options.cores(), 4),
+                    workers=workers or options.models_at_once(),
                     progress=progress,
                 )
             page = write_study_report(out_ / study.name)

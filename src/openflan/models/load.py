@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 FORMAT_FILE = "openflan.json"
 WORLD_PREFIX = "world:"
 WORLD_FOLDER = Path(__file__).parents[1] / "world" / "checkpoints"
-WORLD_MODELS = ("base", "base-1", "base-2", "small")
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """What configurations call the context length, the first one present counts."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
@@ -265,7 +264,7 @@ def _download(name: str) -> Path:
 
 def _near(name: str) -> str:
     """ "; nearest names: ..." among the micro-world's checkpoints and the folders beside the path that was meant."""
-    known = [WORLD_PREFIX + world for world in WORLD_MODELS]
+    known = [WORLD_PREFIX + folder.name for folder in _siblings(WORLD_FOLDER / "any")]
     known += [str(path) for path in _siblings(Path(name).expanduser())]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
     return f"; nearest names: {', '.join(close)}" if close else ""

@@ -3,6 +3,7 @@
 Takes what `studies` wrote (result.json and the files beside it), gives a `Report`. Read next: `finding.py`.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,7 +149,10 @@ def read_report(folder: Path) -> Report:
             raise RunError(
                 f"{folder}: no {RESULT} here or one level down; is this a run folder, and did the run finish?"
             )
-        return Report(_words(folder.resolve().name), folder, tuple(read_run(path) for path in inner))
+        runs = [read_run(path) for path in inner]
+        if len({run.name for run in runs}) < len(runs):  # of one split, say: their folders tell them apart
+            runs = [dataclasses.replace(run, name=run.folder.name) for run in runs]
+        return Report(_words(folder.resolve().name), folder, tuple(runs))
     result = _read_json(folder / RESULT)
     if "runs" not in result:
         return Report("", folder, (read_run(folder),))

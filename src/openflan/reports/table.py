@@ -19,11 +19,12 @@ ACCENT = "bold dark_orange3"
 
 
 def render_table(results: Mapping[str, Any]) -> RenderableType:
-    """A finding in words for every held-out cluster, then the arms on each of them and, for one run, on each task.
+    """The table of what a result.json holds. Raises RunError where it is of another format."""
+    return report_table(report_of(results))
 
-    `results` is what result.json holds. Raises RunError where it is of another format.
-    """
-    report = report_of(results)
+
+def report_table(report: Report) -> RenderableType:
+    """A finding in words for every held-out cluster, then the arms on each of them and, for one run, on each task."""
     return Group(*_sentences(report), Text(), _scores(report), Text(), _differences(report), _legend(report))
 
 

@@ -1,5 +1,6 @@
 """Scoring one model as it is, without tuning anything."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from openflan.studies.recipe import Recipe
 from openflan.studies.rows import SplitRows, read_evaluated, read_exemplars
 from openflan.studies.run import close_run, open_run, run_arm
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progress: Progress = silent) -> Result:
     """Score the recipe's model on the named tasks, or on all of its held-out clusters where none is named."""
     tasks = chosen_tasks(load_catalog(*recipe.catalogs), recipe, task_names)
     open_run(recipe.changed(hold_out=[task.name for task in tasks]) if task_names else recipe, out)
+    warn_of_tuned(recipe.model, tasks)
     ledger = Ledger()
     evaluated = read_evaluated(tasks, recipe, ledger)
     asked = {task.name: task for task in tasks if task.name in evaluated}
@@ -37,6 +41,18 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     resamples = recipe.evaluation.resamples
     result = evaluate(samples, tasks=rows.tasks, held_out=(), seed=recipe.seed, arm=arm, resamples=resamples)
     return close_run(recipe, rows, samples, result, out)
+
+
+def warn_of_tuned(model: str, tasks: Sequence[Task]) -> None:
+    """Say which of the tasks a run's model was tuned on: what it scores there is no zero-shot result."""
+    # RUN/model, or RUN/arms/ARM/model
+    splits = (parent / "split.json" for parent in list(Path(model).expanduser().parents)[:3])
+    split = next(filter(Path.is_file, splits), None)
+    if split is None:
+        return
+    tuned_on = sorted({task.name for task in tasks} & set(artifacts.read_json(split).get("train", ())))
+    if tuned_on:
+        logger.warning("%s was tuned on %s: no zero-shot results there", model, ", ".join(tuned_on))
 
 
 def chosen_tasks(catalog: Catalog, recipe: Recipe, task_names: Sequence[str]) -> list[Task]:

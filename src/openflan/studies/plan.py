@@ -482,12 +482,17 @@ def _fewest(
 
     # Up to a row a device, more devices change the forward passes; from there on they only make shards smaller.
     rows = max(map(len, workload.steps))
-    most = 1 if hardware.name == CPU else MOST_DEVICES
+    most = 1 if hardware.name == CPU or _in_few_bits(settings) else MOST_DEVICES
     for devices in range(1, min(rows, most) + 1):
         if fits(devices):
             return devices
     found = bisect.bisect_left(range(rows + 1, most + 1), True, key=fits) + rows + 1
     return found if found <= most else None
+
+
+def _in_few_bits(settings: TuningSettings) -> bool:
+    """Whether the base is quantized, which cannot be sharded."""
+    return settings.method == "lora" and settings.lora.quantize is not None
 
 
 def _instead(
@@ -549,6 +554,8 @@ def _warnings(made: Plan) -> list[str]:
             f"while it loads, the {together} processes of a node hold the whole model in the host's memory by turns, "
             f"{4 * made.shape.parameters / GIB:,.0f} GiB"
         )
+    if made.devices > 1 and _in_few_bits(made.recipe.tuning):
+        said.append("weights in few bits cannot be sharded: `tune` takes one process, so plan for one device")
     if made.step.bound_by == "communication":
         said.append(
             f"bound by communication: gathering weights takes {made.step.communication.expected:.2g} s of a step, "

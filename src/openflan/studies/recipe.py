@@ -55,6 +55,9 @@ TUNED_WITH: dict[Arm, Wording] = {
 }
 """Which wording the rows of an arm's tuning are read through; other arms are not tuned on the mixture."""
 
+UNTUNED: tuple[Arm, ...] = ("untuned", "untuned_completion")
+"""What an endpoint is asked where no arms are named."""
+
 MODEL_OF: dict[Arm, Arm] = {"few_shot": "tuned", "soft_prompt": "tuned"}
 """Arms that ask another arm's model, or put a soft prompt in front of it."""
 
@@ -65,7 +68,7 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     items: Annotated[int, Field(ge=1)] | None = 100
-    """Test rows of each task; null takes all."""
+    """Test rows of each task; "all", or None in Python, takes all."""
     dev_items: Annotated[int, Field(ge=1)] = 20
     """Dev rows of each task, used only to choose the best template (paper section 2.3 has 200)."""
     resamples: Annotated[int, Field(ge=100)] = 2_000
@@ -80,6 +83,11 @@ class EvaluationSettings(BaseModel):
     """Exemplars that the arm `few_shot` is shown at most: as many as fit (FLAN's code has up to 16)."""
     exemplars: Draw = "fixed"
     """"fixed": the same for all rows of a task and template; "per_item": drawn for each row, as in FLAN's code."""
+
+    @field_validator("items", mode="before")
+    @classmethod
+    def _all(cls, items: Any) -> Any:
+        return None if items == "all" else items
 
     @field_validator("shots")
     @classmethod
@@ -101,7 +109,7 @@ class Recipe(BaseModel):
     catalogs: Annotated[tuple[str, ...], Field(min_length=1)] = ("flan",)
     train_clusters: tuple[str, ...] | None = None
     hold_out_rule: Rule = "strict"
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("untuned", "untuned_completion", "tuned")
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = (*UNTUNED, "tuned")
     seed: int = 0
     world_seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
@@ -201,7 +209,11 @@ class Recipe(BaseModel):
         """The resolved recipe as TOML, without nulls and arms' tables at their defaults; it reads back the same."""
         own = {"supervised": SupervisedSettings(), "soft_prompt": SoftPromptSettings(), "remote": {}}
         left_out = {name for name, default in own.items() if getattr(self, name) == default}
-        return tomli_w.dumps(_without_nulls(self.model_dump(mode="json", exclude=left_out)))
+        table = self.model_dump(mode="json", exclude=left_out)
+        # TOML has no null, and without these keys their defaults would be read back.
+        table["evaluation"]["items"] = self.evaluation.items or "all"
+        table["tuning"]["clip_norm"] = self.tuning.clip_norm or "none"
+        return tomli_w.dumps(_without_nulls(table))
 
     def changed(self, **updates: Any) -> "Recipe":
         """A copy with top-level keys replaced, checked again; raises ConfigError."""
@@ -264,7 +276,8 @@ def resolve(
         # recipes/NAME.toml is a shipped one's path in the documentation; no such folder need be here.
         shipped = file.suffix != ".toml" or file.parent == Path("recipes")
         found = shipped_recipe(file.name.removesuffix(".toml")) if shipped and not file.exists() else file
-        table = load_recipe(found).model_dump(mode="json")
+        # Only what the file says: a method given on top brings its own learning rate.
+        table = load_recipe(found).model_dump(mode="json", exclude_unset=True)
     table |= {key: value for key, value in top.items() if value not in (None, [])}
     for name, values in (sections or {}).items():
         if given := _without_nulls(dict(values)):
@@ -272,6 +285,8 @@ def resolve(
     if missing := [f"--{key.replace('_', '-')}" for key in needs if not table.get(key)]:
         raise ConfigError(f"give a recipe, or {' and '.join(missing)}")
     table = {"model": "", "hold_out": [], **table}
+    if is_remote(str(table["model"])):
+        table.setdefault("arms", list(UNTUNED))
     return recipe_from(table, recipe or "command line")
 
 

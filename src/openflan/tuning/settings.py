@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from openflan.models.adapters import LoraSettings
 
@@ -58,7 +58,7 @@ class TuningSettings(BaseModel):
     schedule: Literal["constant", "linear"] = "constant"
     """After the warm-up; "linear" falls to zero at the last step."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """The largest gradient norm of a step; null clips nothing."""
+    """The largest gradient norm of a step; "none", or None in Python, clips nothing."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of the forward and backward pass; weights and optimizer keep the model's own. "auto" is bfloat16 where the device
     computes in it, else float32: emulated it takes several times as long."""
@@ -82,6 +82,11 @@ class TuningSettings(BaseModel):
     seed: int = 0
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch; null leaves it as it is."""
+
+    @field_validator("clip_norm", mode="before")
+    @classmethod
+    def _none(cls, clip_norm: Any) -> Any:
+        return None if clip_norm == "none" else clip_norm
 
     @model_validator(mode="before")
     @classmethod
