@@ -1,8 +1,10 @@
 """Finished work is named by its content, marked last, and never redone."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Generator
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 DONE = "DONE"
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -65,6 +69,27 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path, *, waiting: str | None = None) -> Generator[None, None, None]:
+    """The block run by one process at a time for each folder; `waiting` is said where another has to end first.
+
+    The lock goes with the process that holds it, however that ends. A file system without locks has none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    logger.warning("%s: another process works there; %s", folder, waiting)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def is_done(folder: Path) -> bool:
     """Whether `stage` finished this folder."""
     return (folder / DONE).exists()
@@ -86,10 +111,11 @@ def stage(final: Path, build: Callable[[Path], None], *, resume: bool = False) -
     try:
         build(work)
         (work / DONE).touch()
-        if is_done(final):
-            return final
-        shutil.rmtree(final, ignore_errors=True)
-        return work.replace(final)
+        with alone_in(final.parent):  # others may have built it meanwhile, or be about to put theirs there
+            if is_done(final):
+                return final
+            shutil.rmtree(final, ignore_errors=True)
+            return work.replace(final)
     finally:
         if not resume:
             shutil.rmtree(work, ignore_errors=True)

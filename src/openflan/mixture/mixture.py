@@ -174,7 +174,7 @@ class Mixture:
                 "rate": self.rate[name],
                 "rows": len(share.rows),
                 "dropped": sum(n for (_, task, _), n in ledger.dropped.items() if task == name),
-                "rows_sha": _rows_sha(share.rows),
+                "rows_sha": rows_sha(share.rows),
                 "templates": [template.id for template in share.templates],
                 "task_sha": fingerprint(share.task.content()),
             }
@@ -239,7 +239,8 @@ def _order_key(seed: int, block: int, task: str, ordinal: int) -> bytes:
     return hashlib.blake2b(f"{seed}/{block}/{task}/{ordinal}".encode(), digest_size=8).digest()
 
 
-def _rows_sha(rows: Sequence[ReadRow]) -> str:
+def rows_sha(rows: Sequence[ReadRow]) -> str:
+    """Sixteen hex digits that name rows by content."""
     if isinstance(rows, RowStore):
         return rows.sha
     digest = hashlib.sha256()

@@ -18,23 +18,20 @@ from pydantic import ValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as bars
 
-from openflan.artifacts import file_sha256, write_text
+from openflan.artifacts import write_text
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError
 from openflan.models import adapters
+from openflan.models.identity import FORMAT_FILE, WORLD_FOLDER, WORLD_PREFIX, folder_identity
 from openflan.models.remote import is_remote
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FORMAT_FILE = "openflan.json"
-WORLD_PREFIX = "world:"
-WORLD_FOLDER = Path(__file__).parents[1] / "world" / "checkpoints"
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """What configurations call the context length, the first one present counts."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
-IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -205,15 +202,6 @@ def context_length(config: Any) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return 2048
-
-
-def folder_identity(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a model's files; the prompt format is left out."""
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in IDENTITY_SUFFIXES and path.name != FORMAT_FILE and path.is_file():
-            total.update(f"{path.name}\0{file_sha256(path)}\n".encode())
-    return total.hexdigest()
 
 
 @contextlib.contextmanager

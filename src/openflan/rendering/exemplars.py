@@ -56,6 +56,7 @@ class ExemplarSource:
         """`wording`: how exemplars read, which must be how the example that follows them does."""
         self.task, self.seed, self.draw = task, seed, draw
         self._wording: Wording = wording
+        self.rows = rows
         self._rows = list(rows)
         self._orders: dict[str, list[int]] = {}
         self._candidates: dict[tuple[str, int], _Candidate] = {}

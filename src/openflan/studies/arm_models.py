@@ -5,6 +5,7 @@ Takes a recipe and its rows, gives `LanguageModel`s. Read next: `answer.py`, how
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +19,7 @@ from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
 from openflan.rendering.render import render
 from openflan.studies.follow import followed
+from openflan.studies.locks import keep_lock
 from openflan.studies.progress import Progress
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe, differing_keys
 from openflan.studies.rows import SplitRows
@@ -80,6 +82,8 @@ def arm_model(
     # Of the arms that ask this model, the first has its counts.
     first = next((name for name in recipe.arms if MODEL_OF.get(name, name) == tuning), arm)
     counts = ledger if arm == first else Ledger()
+    if home is not None:  # several runs share the model: its rows are compared with those of the run that began it
+        keep_lock(mixture.lock(rows.ledger), home / "mixture.lock")
     home, job = home or home_of(tuning, out), f"{out.name}/{arm}"
     return _tuned(lm, mixture, recipe, recipe.tuning_of(tuning), home, counts, job, progress, dev=rows)
 
@@ -119,6 +123,7 @@ def _tuned(
 
     The loss on dev rows is measured on those of `dev`.
     """
+    from openflan.tuning.distributed import world
     from openflan.tuning.tune import last_block, tune
 
     prompt = prompt_format(lm, recipe)
@@ -132,7 +137,9 @@ def _tuned(
         home / "encoded",
     )
     examples = dev_set(dev, blocks, home)
-    with followed(job, settings, home, recipe.content(), progress) as report:
+    # Under torchrun all processes tune one model together.
+    alone = artifacts.alone_in(home, waiting="this run goes on when it ends") if world().size == 1 else nullcontext()
+    with alone, followed(job, settings, home, recipe.content(), progress) as report:
         tuned = tune(lm, blocks, settings, home, prompt_format=prompt, report=report, dev=examples, in_place=True)
     ledger.merge(blocks.counted(last_block(home)))
     return tuned

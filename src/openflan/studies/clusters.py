@@ -29,7 +29,7 @@ def plan(settings: StudySettings) -> Plan:
         readings += _at(0, replicate, untuned) + readings_at(GROWING, 0, replicate, untuned)
         for count in counts:
             # All of them is what other studies tune on too: named alike, it is tuned once.
-            chosen = {} if count == len(available) else {"train_clusters": list(order[:count])}
+            chosen = {} if count == len(available) else {"train_clusters": sorted(order[:count])}
             readings += _at(
                 count, replicate, System(settings.recipe_of(replicate, "tuned", settings.together, **chosen))
             )

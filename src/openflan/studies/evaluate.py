@@ -10,9 +10,10 @@ from openflan.catalog.task import Task
 from openflan.errors import CatalogError, Problem
 from openflan.evaluation.evaluate import Result, evaluate
 from openflan.ledger import Ledger
+from openflan.studies.locks import lock_evaluated
 from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import Recipe
-from openflan.studies.rows import SplitRows, read_evaluated, read_exemplars
+from openflan.studies.rows import SplitRows, asked_under, read_evaluated, read_exemplars
 from openflan.studies.run import close_run, open_run, run_arm
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     warn_of_tuned(recipe.model, tasks)
     ledger = Ledger()
     evaluated = read_evaluated(tasks, recipe, ledger)
-    asked = {task.name: task for task in tasks if task.name in evaluated}
+    asked = {task.name: asked_under(task, recipe.hold_out) for task in tasks if task.name in evaluated}
     rows = SplitRows({}, evaluated, asked, ledger, read_exemplars(asked.values(), recipe, ledger))
     arm = recipe.arms[0]
     chosen = {
@@ -36,6 +37,7 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
         "barred": [],
         "rule": "none",
     }
+    lock_evaluated(recipe, rows, out)
     artifacts.write_json(out / "split.json", chosen)
     samples = run_arm(arm, recipe, rows, out, progress)
     resamples = recipe.evaluation.resamples

@@ -1,6 +1,7 @@
 """A recipe: everything that decides what a run's numbers are, as one TOML file."""
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -276,8 +277,9 @@ def resolve(
         # recipes/NAME.toml is a shipped one's path in the documentation; no such folder need be here.
         shipped = file.suffix != ".toml" or file.parent == Path("recipes")
         found = shipped_recipe(file.name.removesuffix(".toml")) if shipped and not file.exists() else file
-        # Only what the file says: a method given on top brings its own learning rate.
-        table = load_recipe(found).model_dump(mode="json", exclude_unset=True)
+        load_recipe(found)
+        # As the file has it, without defaults: a method given on top brings its own learning rate.
+        table = tomllib.loads(found.read_text(encoding="utf-8"))
     table |= {key: value for key, value in top.items() if value not in (None, [])}
     for name, values in (sections or {}).items():
         if given := _without_nulls(dict(values)):

@@ -78,12 +78,18 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
     _check_available(recipe, unavailable)
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
         raise SourceError([Problem("rows", "no task of one side could be read"), *unavailable])
-    tasks = {task.name: task for task in split.evaluated if task.name in evaluated}
+    tasks = {task.name: asked_under(task, split.held_out) for task in split.evaluated if task.name in evaluated}
     exemplars = read_exemplars(tasks.values(), recipe, ledger)
     dev_ledger = Ledger()
     dev = read_dev(train, recipe, text if strict and split.evaluated else None, dev_ledger)
     seen = read_seen(tasks.values(), recipe, ledger)
     return SplitRows(train, evaluated, tasks, ledger, exemplars, dev, dev_ledger, seen)
+
+
+def asked_under(task: Task, held_out: Sequence[str]) -> Task:
+    """The task with a held-out cluster first: the one its answers count in."""
+    ordered = sorted(task.clusters, key=lambda name: name not in held_out)
+    return task if ordered == list(task.clusters) else task.model_copy(update={"clusters": tuple(ordered)})
 
 
 def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress = silent) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from openflan import artifacts
-from openflan.catalog.holdout import HeldOutSplit, hold_out
+from openflan.catalog.holdout import hold_out
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Task, Template
 from openflan.encoding.prompt_format import PromptFormat
@@ -18,11 +18,11 @@ from openflan.errors import ConfigError, Problem, RunError
 from openflan.evaluation.evaluate import Result, evaluate
 from openflan.evaluation.samples import SEEN_ARMS, read_samples, write_samples
 from openflan.ledger import Ledger
-from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
 from openflan.rendering.render import TEMPLATED, Wording, render
 from openflan.studies.answer import answer
 from openflan.studies.arm_models import arm_models, home_of, prompt_format
+from openflan.studies.locks import lock
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
@@ -62,6 +62,7 @@ def run_many(recipes: Mapping[Path, Recipe], *, workers: int, progress: Progress
         ]
         for out, recipe in recipes.items():
             open_run(recipe, out)
+            lock(recipe, split_of(recipe), rows_of(recipe), out)
         in_processes(jobs, workers=workers, progress=progress)
     return {out: run(recipe, out, progress=progress) for out, recipe in recipes.items()}
 
@@ -81,29 +82,6 @@ def open_run(recipe: Recipe, out: Path) -> None:
     artifacts.write_text(file, recipe.to_toml())
 
 
-def lock(recipe: Recipe, split: HeldOutSplit, rows: SplitRows, out: Path) -> None:
-    """Write split.json, mixture.lock and, for arms that see their task, seen.lock.
-
-    Raises RunError if rows or templates changed since the run began.
-    """
-    _keep_lock(Mixture(rows.train, recipe.mixture, recipe.seed).lock(rows.ledger), out / "mixture.lock")
-    if rows.seen:
-        # No mixture: each of these tasks is tuned on alone, so that a rate would say something false.
-        tasks = Mixture(rows.seen, recipe.mixture, recipe.seed).lock(rows.ledger)["tasks"]
-        plain = {name: {key: value for key, value in task.items() if key != "rate"} for name, task in tasks.items()}
-        _keep_lock({"format": 1, "seed": recipe.seed, "tasks": plain}, out / "seen.lock")
-    artifacts.write_json(out / "split.json", split.to_json())
-
-
-def _keep_lock(content: dict[str, Any], file: Path) -> None:
-    if file.exists():
-        before = artifacts.read_json(file)
-        if before != content:
-            raise RunError([Problem(str(file), "rows, templates or counts changed since this run began"),
-                            *differing_keys(content, before)[:20]])  # fmt: skip
-    artifacts.write_json(file, content)
-
-
 def run_arm(
     arm: Arm, recipe: Recipe, rows: SplitRows, out: Path, progress: Progress = silent, *, home: Path | None = None
 ) -> pl.DataFrame:
@@ -114,9 +92,27 @@ def run_arm(
     kept, by default in the run folder.
     """
     folder = out / "arms" / arm
-    if (file := folder / "samples.parquet").exists():
-        return read_samples(file)
-    ledger = Ledger()
+    with artifacts.alone_in(folder, waiting="this run goes on when it ends"):
+        if (file := folder / "samples.parquet").exists():
+            return read_samples(file)
+        ledger = Ledger()
+        samples = _answers(arm, recipe, rows, out, folder, ledger, progress, home)
+        artifacts.write_json(folder / "ledger.json", ledger.to_json())
+        write_samples(samples, file)
+        return samples
+
+
+def _answers(
+    arm: Arm,
+    recipe: Recipe,
+    rows: SplitRows,
+    out: Path,
+    folder: Path,
+    ledger: Ledger,
+    progress: Progress,
+    home: Path | None,
+) -> pl.DataFrame:
+    """What the arm's model or models say to all they are asked."""
     endpoint = recipe.endpoint_of(arm)
     own_style = arm == "untuned_completion" or (endpoint is not None and endpoint.templates == "completion")
     if endpoint is None:
@@ -145,10 +141,7 @@ def run_arm(
             else:
                 common |= {"prompt_format": prompt_format(lm, recipe), "lengths": recipe.lengths}
                 parts.append(answer(name, lm, examples, asked.tasks, **common))
-    samples = pl.concat(parts)
-    artifacts.write_json(folder / "ledger.json", ledger.to_json())
-    write_samples(samples, file)
-    return samples
+    return pl.concat(parts)
 
 
 def evaluation_examples(

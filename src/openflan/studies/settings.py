@@ -53,6 +53,14 @@ class StudySettings(BaseModel):
     studies: Mapping[StudyName, Mapping[str, Any]] = {}
     """What one study has in place of the values above, so that the dear ones can be smaller."""
 
+    @field_validator("splits")
+    @classmethod
+    def _apart(cls, splits: tuple[Split, ...]) -> tuple[Split, ...]:
+        named = [cluster for split in splits for cluster in split]
+        if twice := sorted({cluster for cluster in named if named.count(cluster) > 1}):
+            raise ValueError(f"{', '.join(twice)}: in two splits; a cluster is held out by one")
+        return splits
+
     @field_validator("studies")
     @classmethod
     def _whole_values(cls, studies: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
@@ -73,7 +81,9 @@ class StudySettings(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What the numbers depend on, as plain data."""
-        return self.model_dump(mode="json", exclude={"recipe", "studies"}) | {"recipe": self.recipe.content()}
+        # Tables of arms that the shared recipe does not name are some study's all the same.
+        of_arms = {name: getattr(self.recipe, name).model_dump(mode="json") for name in ("supervised", "soft_prompt")}
+        return self.model_dump(mode="json", exclude={"recipe", "studies"}) | {"recipe": self.recipe.content() | of_arms}
 
     @property
     def replicates(self) -> list[Replicate]:

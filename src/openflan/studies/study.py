@@ -9,24 +9,26 @@ this one.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from openflan import artifacts
+from openflan.catalog.load import load_catalog
 from openflan.catalog.task import Task
 from openflan.evaluation import statistics
 from openflan.evaluation.evaluate import ClusterDraws, cluster_draws
 from openflan.evaluation.points import Contrast, Point, Replicate, contrast, point
 from openflan.evaluation.samples import read_samples
+from openflan.studies.locks import check_evaluated, lock, model_identity
 from openflan.studies.made import made, rows_lost
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe
 from openflan.studies.rows import seen_templates, split_of
-from openflan.studies.run import close_ledger, lock, open_run, rows_of, run_arm
+from openflan.studies.run import close_ledger, open_run, rows_of, run_arm
 from openflan.studies.settings import StudyName, StudySettings
 
 Place = str | float
@@ -198,8 +200,14 @@ def run_study(
 def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress: Progress) -> None:
     """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process."""
     groups: dict[str, list[System]] = {}
+    identity_of = cache(model_identity)
+    catalog_of = cache(lambda catalogs: load_catalog(*catalogs).tasks)
     for system in systems:
-        if not is_done(system, out):
+        if is_done(system, out):
+            check_evaluated(
+                catalog_of(system.recipe.catalogs), identity_of(system.recipe.model), run_folder(system, out)
+            )
+        else:
             groups.setdefault(system.model_key or system.name, []).append(system)
     jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out)) for group in groups.values()]
     if workers > 1 and len(jobs) > 1:

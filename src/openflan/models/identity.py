@@ -1,0 +1,30 @@
+"""Where a model's files lie, and what names their content; torch is not needed to say so.
+
+Takes a model's name or folder, gives a folder or a hash. Read next: `load.py`.
+"""
+
+import hashlib
+from pathlib import Path
+
+from openflan.artifacts import file_sha256
+
+FORMAT_FILE = "openflan.json"
+WORLD_PREFIX = "world:"
+WORLD_FOLDER = Path(__file__).parents[1] / "world" / "checkpoints"
+IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
+
+
+def folder_identity(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a model's files; the prompt format is left out."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in IDENTITY_SUFFIXES and path.name != FORMAT_FILE and path.is_file():
+            total.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    return total.hexdigest()
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of a model that is here by its name; None for what the hub or an endpoint has."""
+    folder = WORLD_FOLDER / name.removeprefix(WORLD_PREFIX) if name.startswith(WORLD_PREFIX) else Path(name)
+    folder = folder.expanduser()
+    return folder if folder.is_dir() else None
