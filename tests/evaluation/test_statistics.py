@@ -1,5 +1,6 @@
 """Intervals and tests against theory, hand-made examples and scipy."""
 
+import math
 import time
 from itertools import product
 
@@ -195,3 +196,28 @@ def test_resampling_costs_a_small_part_of_computing_the_metric_on_each_resample(
     for _ in range(100):
         measure.over(rows)
     assert ours < (time.process_time() - start) * 2000 / 100 / 5
+
+
+def test_the_error_of_replicates_is_that_of_levels_where_only_they_differ() -> None:
+    models, seeds = ["a", "a", "b", "b", "c", "c"], [1, 2] * 3
+    values = np.array([0.1, 0.1, 0.2, 0.2, 0.6, 0.6])
+    found = statistics.replicate_error(values, [models, seeds, [0] * 6])
+    assert found.variance == pytest.approx(np.var([0.1, 0.2, 0.6], ddof=1) / 3)
+    assert found.freedom == pytest.approx(2)
+    alone = statistics.replicate_error(values[::2], [models[::2], [1] * 3])
+    assert alone == pytest.approx(found)
+    assert statistics.replicate_error(values, [[0] * 6]) == (0, math.inf)
+
+
+def test_an_error_of_two_parts_has_welchs_degrees_of_freedom() -> None:
+    one, two = statistics.Error(0.04 / 5, 4), statistics.Error(0.09 / 8, 7)
+    both = one.plus(two)
+    known = stats.ttest_ind_from_stats(1.0, 0.2, 5, 0.7, 0.3, 8, equal_var=False)
+    assert both.p(0.3) == pytest.approx(known.pvalue)
+    low, high = both.interval(0.3)
+    assert (low + high) / 2 == pytest.approx(0.3)
+    assert statistics.Error(1.0, math.inf).interval(0.0) == pytest.approx((-1.96, 1.96), abs=1e-2)
+    assert both.smallest_detectable() == pytest.approx((high - low) / 2, rel=0.5)
+    nothing = statistics.Error(0.0, math.inf)
+    assert (nothing.p(0.0), nothing.smallest_detectable()) == (1.0, None)
+    assert nothing.plus(one) == pytest.approx(one)

@@ -19,6 +19,7 @@ from openflan.evaluation.evaluate import row_sums
 from openflan.evaluation.metrics import Metric, metric
 from openflan.evaluation.paired import Answers, Pair
 from openflan.evaluation.result import Difference, rounded
+from openflan.evaluation.samples import resampled_as
 from openflan.evaluation.statistics import RESAMPLES, Reading
 
 FORMAT = 1
@@ -513,14 +514,15 @@ def _share_items(rows: Mapping[str, pl.DataFrame]) -> bool:
 
 
 def _group_numbers(blocks: Sequence[_Block]) -> dict[str, int]:
-    names: set[str] = {group for block in blocks for rows in block.rows.values() for group in rows["group"].unique()}
+    every = (rows.select(resampled_as()).to_series() for block in blocks for rows in block.rows.values())
+    names: set[str] = {group for groups in every for group in groups.unique()}
     return {name: number for number, name in enumerate(sorted(names))}
 
 
 def _answers(block: _Block, measure: Metric, numbers: Mapping[str, int]) -> tuple[Answers, Answers]:
     both = pl.concat([block.rows["a"], block.rows["b"]])
     items = both["row_id"].rank("dense").cast(pl.Int64).to_numpy() - 1
-    groups = np.array([numbers[group] for group in both["group"]], np.int64)
+    groups = np.array([numbers[group] for group in both.select(resampled_as()).to_series()], np.int64)
     # Over both sides at once, since some metrics keep as many sums as the task has options.
     sums = row_sums(both, measure)
     first = block.rows["a"].height

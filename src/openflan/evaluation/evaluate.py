@@ -25,7 +25,7 @@ from openflan.evaluation.result import (
     TaskResult,
     rounded,
 )
-from openflan.evaluation.samples import MATCHED, SEEN_ARMS, without_shots
+from openflan.evaluation.samples import MATCHED, SEEN_ARMS, resampled_as, without_shots
 from openflan.evaluation.statistics import RESAMPLES, Floats, Ints
 
 GROUP_NUMBER = "group_number"
@@ -175,7 +175,7 @@ def cluster_draws(
 
 
 def _numbered(samples: pl.DataFrame) -> pl.DataFrame:
-    numbered = pl.col("group").rank("dense").cast(pl.Int64).alias(GROUP_NUMBER)
+    numbered = resampled_as().rank("dense").cast(pl.Int64).alias(GROUP_NUMBER)
     return samples.with_columns(numbered).sort("arm", "task", "split", "row_id", "template")
 
 
@@ -409,15 +409,15 @@ def _cluster(
 
 def _cluster_draws(cluster: str, tasks: Sequence[_Resampled], settings: _Settings) -> Floats:
     """The mean of the tasks in every resample; groups that tasks share are drawn as one."""
-    if len(tasks) == 1:
-        return tasks[0].draws
-    groups = np.unique(np.concatenate([task.groups for task in tasks]))
-    draws: list[Floats] = []
-    for task in tasks:
-        laid = statistics.spread(task.sums, task.groups, groups)
-        draws += statistics.bootstrap(
-            [laid], task.finish, seed=settings.seed, names=["cluster", cluster], resamples=settings.resamples
-        )
+    draws = [task.draws for task in tasks]
+    for members in statistics.sharing([task.groups for task in tasks]):
+        groups = np.unique(np.concatenate([tasks[number].groups for number in members]))
+        names = ["cluster", cluster, int(groups[0])]
+        for number in members if len(members) > 1 else ():
+            laid = statistics.spread(tasks[number].sums, tasks[number].groups, groups)
+            (draws[number],) = statistics.bootstrap(
+                [laid], tasks[number].finish, seed=settings.seed, names=names, resamples=settings.resamples
+            )
     return np.mean(draws, axis=0)
 
 

@@ -99,10 +99,12 @@ def together(pairs: Sequence[Pair], *, seed: int, names: Sequence[str | int], re
 
     Ten words asked about in five tasks are ten groups, not fifty.
     """
-    if len(pairs) == 1:
-        return list(pairs)
-    groups = np.unique(np.concatenate([pair.groups for pair in pairs]))
-    return [_drawn(pair, groups, seed, names, resamples) for pair in pairs]
+    found = list(pairs)
+    for members in statistics.sharing([pair.groups for pair in pairs]):
+        groups = np.unique(np.concatenate([pairs[number].groups for number in members]))
+        for number in members if len(members) > 1 else ():
+            found[number] = _drawn(pairs[number], groups, seed, [*names, int(groups[0])], resamples)
+    return found
 
 
 def _drawn(pair: Pair, groups: Ints, seed: int, names: Sequence[str | int], resamples: int) -> Pair:

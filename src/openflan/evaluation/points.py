@@ -2,10 +2,12 @@
 
 Takes readings (what one system scored on one cluster in one replicate), gives `Point`s and `Contrast`s.
 
-A replicate is one combination of a base model (one pretraining seed), a tuning seed and an order of clusters. These are
-crossed factors, so each is resampled by itself, together with the items (the "pigeonhole" bootstrap of Owen 2007, which
-errs towards wide intervals). A factor with one level cannot be resampled: the interval then leaves its variance out,
-and `Point.replicates` says how many levels there were.
+A replicate is one combination of a base model (one pretraining seed), a tuning seed and an order of clusters. There are
+two or three of each, too few to be resampled: a bootstrap over L levels shows (L - 1) / L of the variance and none of
+the doubt about it. So the variance of a mean is that over items, from the bootstrap, plus that over replicates, from
+the spread of the levels of each factor (`statistics.replicate_error`), and intervals are Student's t with as many
+degrees of freedom as these allow. A factor with one level leaves no trace of its variance: the interval is then without
+it, and `Point.by_replicate` says how many levels there were.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,6 @@ from openflan.errors import RunError
 from openflan.evaluation import statistics
 from openflan.evaluation.evaluate import ClusterDraws
 from openflan.evaluation.statistics import Floats
-from openflan.seeding import generator
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,7 +50,7 @@ class Point:
     templates_std: float
     """Standard deviation over templates, averaged over tasks and replicates."""
     draws: Floats
-    """[B]"""
+    """[B], over items, the replicates being these"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +61,29 @@ class Contrast:
     low: float
     high: float
     p: float
-    """Two-sided, of the bootstrap."""
+    """Two-sided, of Student's t."""
     smallest_detectable: float | None
     """The difference that would have been shown four times in five."""
 
 
-def point(
-    readings: Mapping[tuple[Replicate, str], ClusterDraws], *, seed: int, clusters: Sequence[str] | None = None
-) -> Point:
-    """The mean over `clusters` (all there are, by default) and over replicates, each replicate weighing the same.
+Readings = Mapping[tuple[Replicate, str], ClusterDraws]
+"""By replicate and cluster."""
 
-    Points over equal replicates, made with an equal seed, are resampled together, so that differences are paired.
+
+def point(readings: Readings) -> Point:
+    """The mean over clusters and over replicates, each replicate weighing the same.
+
     Raises RunError where a replicate lacks a cluster that another has.
     """
-    wanted = sorted({cluster for _, cluster in readings}) if clusters is None else list(clusters)
+    clusters = sorted({cluster for _, cluster in readings})
     replicates = sorted({replicate for replicate, _ in readings})
-    missing = [f"{r.model} seed {r.seed}: {c}" for r in replicates for c in wanted if (r, c) not in readings]
+    missing = [f"{r.model} seed {r.seed}: {c}" for r in replicates for c in clusters if (r, c) not in readings]
     if missing or not replicates:
         raise RunError(f"a point lacks readings: {', '.join(missing) or 'all of them'}")
-    table = [[readings[replicate, cluster] for cluster in wanted] for replicate in replicates]
+    table = [[readings[replicate, cluster] for cluster in clusters] for replicate in replicates]
     means = np.array([[one.mean for one in row] for row in table]).mean(1)
-    draws = np.array([[one.draws for one in row] for row in table]).mean(1)  # [R, B]
-    weights = _replicate_weights(replicates, draws.shape[1], seed)
-    drawn = (weights * draws).sum(0) / weights.sum(0)
-    low, high = statistics.interval(drawn)
+    draws = np.array([[one.draws for one in row] for row in table]).mean((0, 1))
+    low, high = _error(means, draws, replicates).interval(float(means.mean()))
     every = [one for row in table for one in row]
     return Point(
         mean=float(means.mean()),
@@ -91,41 +91,28 @@ def point(
         high=high,
         n=sum(one.n for one in table[0]),
         by_replicate=dict(zip(replicates, means.tolist(), strict=True)),
-        clusters=tuple(wanted),
+        clusters=tuple(clusters),
         chance=statistics.mean_if_all(one.chance for one in every),
         majority=statistics.mean_if_all(one.majority for one in every),
         templates_std=float(np.mean([one.templates_std for one in every])),
-        draws=drawn,
+        draws=draws,
     )
 
 
 def contrast(first: Point, second: Point) -> Contrast:
-    """`first` less `second`."""
-    draws = first.draws - second.draws
-    low, high = statistics.interval(draws)
-    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-    return Contrast(
-        mean=first.mean - second.mean,
-        low=low,
-        high=high,
-        p=float(min(1.0, 2 * (1 + beyond) / (1 + len(draws)))),
-        smallest_detectable=statistics.smallest_detectable(draws),
-    )
+    """`first` less `second`. Raises RunError where they are not over the same replicates: nothing pairs them then."""
+    replicates = sorted(first.by_replicate)
+    if replicates != sorted(second.by_replicate):
+        raise RunError("a difference of points that are not over the same replicates")
+    gains = np.array([first.by_replicate[one] - second.by_replicate[one] for one in replicates])
+    error = _error(gains, first.draws - second.draws, replicates)
+    mean = first.mean - second.mean
+    low, high = error.interval(mean)
+    return Contrast(mean, low, high, error.p(mean), error.smallest_detectable())
 
 
-def _replicate_weights(replicates: Sequence[Replicate], resamples: int, seed: int) -> Floats:
-    """[R, B]: how often each replicate is in each resample.
-
-    Where every combination was run the levels of each factor are drawn by themselves, else whole replicates.
-    """
+def _error(means: Floats, draws: Floats, replicates: Sequence[Replicate]) -> statistics.Error:
+    """Of the mean of a value for each replicate, [R], and its draws over items, [B]."""
     factors = [[getattr(one, factor) for one in replicates] for factor in ("model", "seed", "order")]
-    if np.prod([len(set(levels)) for levels in factors]) > len(replicates):
-        factors = [list(range(len(replicates)))]
-    weights = np.ones((len(replicates), resamples))
-    for number, factor in enumerate(factors):
-        levels = sorted(set(factor))
-        draw = generator(seed, "replicates", number, len(levels))
-        picked = draw.integers(0, len(levels), (resamples, len(levels)))
-        counts = np.array([(picked == level).sum(1) for level in range(len(levels))])
-        weights *= counts[[levels.index(level) for level in factor]]
-    return weights
+    over_items = statistics.Error(float(np.nanvar(draws)), np.inf)
+    return over_items.plus(statistics.replicate_error(means, factors))

@@ -83,6 +83,15 @@ def without_shots(arm: str) -> tuple[str, int]:
     return (base, int(shots)) if mark and shots.isdecimal() else (arm, 0)
 
 
+def resampled_as() -> pl.Expr:
+    """What a sample is resampled with: its group, wherever that occurs; its task's row, where the task has no groups.
+
+    Row ids of different tasks are alike ("test/17") without the rows having anything in common.
+    """
+    no_groups = (pl.col("group") == pl.col("row_id")).all().over("task")
+    return pl.when(no_groups).then(pl.concat_str("task", pl.lit("\0"), "row_id")).otherwise(pl.col("group"))
+
+
 class SampleFacts(TypedDict):
     """What a sample says beside its example and its answer."""
 

@@ -9,13 +9,15 @@ An arm's value is the mean over templates of the metric over items (Wei et al. 2
 in items: each draw takes all templates of the items it takes.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student
 
 from openflan.seeding import generator
 
@@ -27,6 +29,10 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 POWER = 0.80
 LEVEL = 0.05
+SAME = 1e-12
+"""Numbers that are equal on paper come out a rounding error apart."""
+SMALLEST_P = 1e-6
+"""No p is told more exactly than this: its tails are those of a distribution that is assumed."""
 BLOCK_CELLS = 4_000_000
 """Most entries of a weight matrix that exist at one time (32 MB)."""
 
@@ -40,6 +46,77 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Error(NamedTuple):
+    """How far a mean may be off: its variance, and with how many degrees of freedom that is known."""
+
+    variance: float
+    freedom: float
+    """Infinite where the variance is as good as known."""
+
+    def plus(self, other: "Error") -> "Error":
+        """Of a sum of two independent parts; Satterthwaite's degrees of freedom."""
+        variance = self.variance + other.variance
+        doubt = sum(one.variance**2 / one.freedom for one in (self, other))
+        return Error(variance, variance**2 / doubt if doubt > 0 else math.inf)
+
+    def interval(self, mean: float, confidence: float = CONFIDENCE) -> Interval:
+        """Student's t."""
+        margin = self._quantile((1 + confidence) / 2) * math.sqrt(self.variance)
+        return Interval(mean - margin, mean + margin)
+
+    def p(self, mean: float) -> float:
+        """Two-sided, of a true mean of zero. One where nothing differed; never 0."""
+        if abs(mean) <= SAME:
+            return 1.0
+        if self.variance <= SAME**2:
+            return SMALLEST_P
+        return max(SMALLEST_P, float(2 * student.sf(abs(mean) / math.sqrt(self.variance), self.freedom)))
+
+    def smallest_detectable(self) -> float | None:
+        """The true mean that is told from zero with 80 % power at the two-sided 5 % level.
+
+        None where nothing varied, which leaves the error unknown rather than zero.
+        """
+        if self.variance <= SAME**2:
+            return None
+        return (self._quantile(1 - LEVEL / 2) + self._quantile(POWER)) * math.sqrt(self.variance)
+
+    def _quantile(self, probability: float) -> float:
+        return float(student.ppf(probability, self.freedom))
+
+
+def replicate_error(values: Floats, factors: Sequence[Sequence[Hashable]]) -> Error:
+    """Of the mean of values [R], one for each replicate, whose levels in each factor `factors` [F][R] names.
+
+    Values of one level go together, in whichever factor. The variance is that of multiway clustering (Cameron, Gelbach
+    and Miller 2011): by each factor, less what two of them both count, and so on, each with its correction for few
+    levels, L / (L - 1); at least that of any one. Degrees of freedom: Satterthwaite's over the factors' own, L - 1. A
+    factor with one level is left out.
+    """
+    varied = [factor for factor in factors if len(set(factor)) > 1]
+    if not varied:
+        return Error(0.0, math.inf)
+    alone = [(_between(values, factor), len(set(factor)) - 1) for factor in varied]
+    shared = 0.0
+    for number in range(1, len(varied) + 1):
+        for some in itertools.combinations(varied, number):
+            shared -= (-1) ** number * _between(values, list(zip(*some, strict=True)))
+    whole = _between(values, list(zip(*varied, strict=True)))
+    variance = max(shared, whole, *(one for one, _ in alone))
+    doubt = sum(one**2 / freedom for one, freedom in alone)
+    return Error(variance, sum(one for one, _ in alone) ** 2 / doubt if doubt > 0 else math.inf)
+
+
+def _between(values: Floats, levels: Sequence[Hashable]) -> float:
+    """The variance of the values' mean where those of one level go together; 0 for one level."""
+    sums: dict[Hashable, float] = {}
+    for value, level in zip(values - values.mean(), levels, strict=True):
+        sums[level] = sums.get(level, 0.0) + float(value)
+    if len(sums) == 1:
+        return 0.0
+    return sum(one**2 for one in sums.values()) / len(values) ** 2 * len(sums) / (len(sums) - 1)
 
 
 def group_sums(statistics: Floats, groups: Ints, templates: Ints, *, num_groups: int, num_templates: int) -> Floats:
@@ -57,6 +134,25 @@ def spread(sums: Floats, group_ids: Ints, all_ids: Ints) -> Floats:
     laid = np.zeros((len(all_ids), *sums.shape[1:]))
     laid[np.searchsorted(all_ids, group_ids)] = sums
     return laid
+
+
+def sharing(groups: Sequence[Ints]) -> list[list[int]]:
+    """Which of several sets of groups have some in common, with each other or through others, by their numbers.
+
+    >>> sharing([np.array([1, 2]), np.array([3]), np.array([2, 5]), np.array([5, 6])])
+    [[0, 2, 3], [1]]
+    """
+    found: list[tuple[list[int], set[int]]] = []
+    for number, own in enumerate(groups):
+        members, every = [number], set(own.tolist())
+        apart: list[tuple[list[int], set[int]]] = []
+        for other in found:
+            if other[1].isdisjoint(every):
+                apart.append(other)
+            else:
+                members, every = other[0] + members, other[1] | every
+        found = [*apart, (members, every)]
+    return sorted(sorted(members) for members, _ in found)
 
 
 def over_templates(sums: Floats, finish: Finish) -> Floats:
@@ -109,8 +205,7 @@ def exchange_test(
 
 def exchange_p(observed: float, draws: Floats) -> float:
     """Two-sided p: the share of exchanges at least as far from zero, the observed one counted among them (never 0)."""
-    # Differences that are equal on paper come out a rounding error apart.
-    return float((1 + (np.abs(draws) >= abs(observed) - 1e-12).sum()) / (1 + len(draws)))
+    return float((1 + (np.abs(draws) >= abs(observed) - SAME).sum()) / (1 + len(draws)))
 
 
 def interval(draws: Floats, confidence: float = CONFIDENCE) -> Interval:

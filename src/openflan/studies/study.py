@@ -188,9 +188,11 @@ def run_study(
     plan = study.plan(settings)
     systems = plan.systems
     run_systems(systems, out, workers=workers, progress=progress)
-    points = measured(plan, out, settings)
+    answers = answers_of(plan, out, settings)
+    points = measured(plan, answers)
+    contrasts = _contrasts(plan, points, lambda a, b: contrasted(a, b, answers, out, settings))
     lost = rows_lost(artifacts.read_json(run_folder(system, out) / LEDGER) for system in systems)
-    content = described(study, settings, plan, points) | {"rows_lost": lost}
+    content = described(study, settings, plan, points) | {"contrasts": contrasts, "rows_lost": lost}
     artifacts.write_json(out / study.name / "study.json", content)
     history = {"command": command, **made(_tuned_in(systems, out), settings_file)}
     artifacts.write_json(out / study.name / "made.json", history)
@@ -253,36 +255,99 @@ def _run_group(systems: Sequence[System], out: Path, *, progress: Progress) -> N
         close_ledger(recipe, rows, folder)
 
 
-def measured(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, Place], Point]:
-    """Every point of the plan, by (series, place); means over clusters come last."""
-    draws = _draws(plan, out, settings)
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a cluster's mean is of, for one system."""
+
+    draws: ClusterDraws
+    items: str
+    """Names the test rows that were scored, by content."""
+
+
+Answers = Mapping[tuple[str, str], Answered]
+"""By system with its templates (`_asked_as`), and cluster; none where a system has no answer in a cluster."""
+
+
+def measured(plan: Plan, answers: Answers) -> dict[tuple[str, Place], Point]:
+    """Every point of the plan, by (series, place); means over clusters come last.
+
+    A place of a series is left out where a system has no answers in a cluster (no train rows to learn from, say).
+    """
     groups: dict[tuple[str, Place], dict[tuple[Replicate, str], ClusterDraws]] = {}
+    lacking: set[tuple[str, Place]] = set()
     for reading in plan.readings:
-        found = draws[_asked_as(reading), reading.cluster]
-        groups.setdefault((reading.series, reading.place), {})[reading.replicate, reading.cluster] = found
+        key, found = (reading.series, reading.place), answers.get((_asked_as(reading), reading.cluster))
+        if found is None:
+            lacking.add(key)
+        else:
+            groups.setdefault(key, {})[reading.replicate, reading.cluster] = found.draws
     in_order = sorted(groups.items(), key=lambda item: item[0][1] == ALL)
-    return {key: point(readings, seed=settings.report_seed) for key, readings in in_order}
+    return {key: point(readings) for key, readings in in_order if key not in lacking}
 
 
 def _asked_as(reading: Reading) -> str:
     return f"{reading.system.name} {reading.templates}"
 
 
-def _draws(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, str], ClusterDraws]:
-    """By (system and its templates, cluster). Systems asked the same rows are resampled together."""
+def answers_of(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str, str], Answered]:
+    """What every system answered. Systems asked the same rows are resampled together."""
     asked: dict[tuple[str, ...], dict[str, Reading]] = {}
     for reading in plan.readings:
         asked.setdefault(reading.system.recipe.hold_out, {})[_asked_as(reading)] = reading
-    found: dict[tuple[str, str], ClusterDraws] = {}
+    found: dict[tuple[str, str], Answered] = {}
     for readings in asked.values():
-        first = next(iter(readings.values())).system
-        tasks = {task.name: task for task in split_of(first.recipe).evaluated}
-        parts = [
-            _samples(reading.system, reading.templates, tasks, out).with_columns(pl.lit(name).alias("arm"))
-            for name, reading in readings.items()
-        ]
-        found |= cluster_draws(pl.concat(parts), tasks=tasks, seed=settings.report_seed, resamples=settings.resamples)
+        found |= _resampled(list(readings.values()), out, settings)
     return found
+
+
+def _resampled(
+    readings: Sequence[Reading], out: Path, settings: StudySettings, *, common: bool = False
+) -> dict[tuple[str, str], Answered]:
+    """The answers of systems that hold out the same; with `common`, to rows that each of them has answered."""
+    tasks = {task.name: task for task in split_of(readings[0].system.recipe).evaluated}
+    samples = pl.concat([
+        _samples(one.system, one.templates, tasks, out).with_columns(pl.lit(_asked_as(one)).alias("arm"))
+        for one in readings
+    ])  # fmt: skip
+    scored = samples.filter((pl.col("split") == "test") & pl.col("value").is_not_null())
+    if common:
+        by_all = scored.group_by("task", "row_id").agg(pl.col("arm").n_unique()).filter(pl.col("arm") == len(readings))
+        samples = samples.filter(pl.col("split") == "test").join(by_all, on=["task", "row_id"], how="semi")
+        scored = scored.join(by_all, on=["task", "row_id"], how="semi")
+        if samples.is_empty():
+            return {}
+    rows = scored.select("arm", "cluster", "task", "row_id").unique().sort("task", "row_id")
+    items = {
+        (str(arm), str(cluster)): artifacts.fingerprint([some["task"].to_list(), some["row_id"].to_list()])
+        for (arm, cluster), some in rows.partition_by("arm", "cluster", as_dict=True).items()
+    }
+    draws = cluster_draws(samples, tasks=tasks, seed=settings.report_seed, resamples=settings.resamples)
+    return {key: Answered(one, items[key]) for key, one in draws.items()}
+
+
+def contrasted(
+    first: Sequence[Reading], second: Sequence[Reading], answers: Answers, out: Path, settings: StudySettings
+) -> tuple[Contrast, int] | None:
+    """The difference of two places, over the rows that both sides of each replicate answered, and how many fell away.
+
+    None where they share no row in some cluster.
+    """
+    theirs = {(one.replicate, one.cluster): one for one in second}
+    sides: tuple[dict[tuple[Replicate, str], ClusterDraws], ...] = ({}, {})
+    left_out = 0
+    for mine in first:
+        key = (mine.replicate, mine.cluster)
+        pair = [(_asked_as(one), one.cluster) for one in (mine, theirs[key])]
+        found = [answers[name] for name in pair]
+        if found[0].items != found[1].items:
+            there = _resampled([mine, theirs[key]], out, settings, common=True)
+            if pair[0] not in there:
+                return None
+            left_out += sum(one.draws.n for one in found) - sum(there[name].draws.n for name in pair)
+            found = [there[name] for name in pair]
+        for side, one in zip(sides, found, strict=True):
+            side[key] = one.draws
+    return contrast(*map(point, sides)), left_out
 
 
 def _samples(system: System, templates: Templates, tasks: Mapping[str, Task], out: Path) -> pl.DataFrame:
@@ -298,8 +363,7 @@ def _samples(system: System, templates: Templates, tasks: Mapping[str, Task], ou
 def described(
     study: Study, settings: StudySettings, plan: Plan, points: Mapping[tuple[str, Place], Point]
 ) -> dict[str, Any]:
-    """study.json: numbers, settings and the runs they come of."""
-    contrasts = _contrasts(plan, points)
+    """study.json but for differences: numbers, settings and the runs they come of."""
     systems = [
         {"folder": f"runs/{system.name}", "fingerprint": system.fingerprint, "arm": system.arm}
         for system in plan.systems
@@ -323,7 +387,6 @@ def described(
             for name, title in plan.series.items()
             if any(key[0] == name for key in points)
         ],
-        "contrasts": contrasts,
         "splits": _splits(plan.systems),
         "runs": systems,
     }
@@ -337,22 +400,31 @@ def _splits(systems: Sequence[System]) -> list[dict[str, Any]]:
     return [split_of(recipe).to_json() for recipe in widest.values()]
 
 
-def _contrasts(plan: Plan, points: Mapping[tuple[str, Place], Point]) -> list[dict[str, Any]]:
+def _contrasts(
+    plan: Plan,
+    points: Mapping[tuple[str, Place], Point],
+    differ: Callable[[Sequence[Reading], Sequence[Reading]], tuple[Contrast, int] | None],
+) -> list[dict[str, Any]]:
     """Holm's correction is over the places of one comparison; the mean over clusters stands beside them."""
+    readings: dict[tuple[str, Place], list[Reading]] = {}
+    for reading in plan.readings:
+        readings.setdefault((reading.series, reading.place), []).append(reading)
     found: list[dict[str, Any]] = []
     for compared in plan.compared:
-        made: dict[Place, Contrast] = {}
+        made: dict[Place, tuple[Contrast, int]] = {}
         for series, place in points:
             against = place if compared.against is None else compared.against
-            if series == compared.first and place != compared.against and (compared.second, against) in points:
-                made[place] = contrast(points[series, place], points[compared.second, against])
+            if series != compared.first or place == compared.against or (compared.second, against) not in points:
+                continue
+            if (one := differ(readings[series, place], readings[compared.second, against])) is not None:
+                made[place] = one
         places = [place for place in made if place != ALL]
-        adjusted = dict(zip(places, statistics.holm([made[place].p for place in places]), strict=True))
+        adjusted = dict(zip(places, statistics.holm([made[place][0].p for place in places]), strict=True))
         found += [
             {"first": compared.first, "second": compared.second, "place": place, "against": compared.against}
             | _contrast(one)
-            | {"p_holm": adjusted.get(place, one.p)}
-            for place, one in made.items()
+            | {"p_holm": adjusted.get(place, one.p), "left_out": left_out}
+            for place, (one, left_out) in made.items()
         ]
     return found
 
