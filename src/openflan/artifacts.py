@@ -1,18 +1,25 @@
 """Finished work is named by its content, marked last, and never redone."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+from openflan.errors import Problem, RunError
+
 DONE = "DONE"
 
+_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+            errno.EFBIG: "the file is larger than this system lets it become"}  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +50,7 @@ def file_sha256(path: Path) -> str:
 def atomic_path(path: Path) -> Generator[Path, None, None]:
     """A sibling path to write to; it takes the place of `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         yield part
         with part.open("rb") as file:
@@ -104,7 +111,7 @@ def stage(final: Path, build: Callable[[Path], None], *, resume: bool = False) -
     if is_done(final):
         return final
     # A resumed folder has one name; otherwise two processes may build the same thing at once, each in its own.
-    work = final.with_name(f"{final.name}.part" if resume else f"{final.name}.{os.getpid()}.part")
+    work = final.with_name(f"{final.name}.part" if resume else f"{final.name}.{platform.node()}.{os.getpid()}.part")
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -119,3 +126,33 @@ def stage(final: Path, build: Callable[[Path], None], *, resume: bool = False) -
     finally:
         if not resume:
             shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def room_for(path: Path, num_bytes: int, meanwhile: str) -> Generator[None, None, None]:
+    """Turn what is raised when the disk has no room for the file or folder `path` into RunError.
+
+    num_bytes: about what it takes. meanwhile: what the user has all the same.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _no_room(error)
+        if reason is None:
+            raise
+        free = shutil.disk_usage(next(parent for parent in path.parents if parent.is_dir())).free
+        needed = f"it takes about {num_bytes / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free"
+        cure = f"make room and give the same command again: {meanwhile}"
+        raise RunError(Problem(str(path), f"{reason}: {needed}", cure)) from error
+
+
+def _no_room(error: BaseException) -> str | None:
+    """Why there is no room, if that is what an error, or one it was raised from, says."""
+    if isinstance(error, OSError):
+        return _NO_ROOM.get(error.errno or 0)
+    for cause in (error.__cause__, error.__context__):
+        if cause is not None and (reason := _no_room(cause)) is not None:
+            return reason
+    # safetensors writes the number into its text.
+    number = re.search(r"os error (\d+)", str(error))
+    return _NO_ROOM.get(int(number[1])) if number else None

@@ -16,6 +16,7 @@ from openflan.errors import ModelError
 from openflan.models.adapters import Adapted, LoraSettings, add_lora
 from openflan.models.load import LanguageModel, load_model, load_tokenizer, save_model
 from openflan.models.packing import packing_of
+from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.tuning.settings import TuningSettings
 from openflan.tuning.tune import tune
 from tests.models.tiny import FAMILIES, examples, saved
@@ -116,6 +117,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"LORA"', '"IA3"'))
     with pytest.raises(ModelError, match="expected LORA or PROMPT_TUNING"):
         load_model(str(adapter), device="cpu")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="not an adapter"):
+        load_model(str(adapter), device="cpu")
+    weights.write_bytes(whole)
     config.write_text("{")
     with pytest.raises(ModelError, match="not an adapter"):
         load_model(str(adapter), device="cpu")
@@ -163,6 +169,8 @@ def test_lora_beside_few_bits_is_saved_alone_and_comes_back_as_tuned(tmp_path: P
         Adapted(tuned, None).merged()
     with pytest.raises(ModelError, match="cannot be merged"):
         add_lora(tuned, settings.lora)
+    save_soft_prompt(add_soft_prompt(load_model(tuned.name, device="cpu"), num_tokens=2), tmp_path / "soft")
+    assert load_model(str(tmp_path / "soft"), device="cpu").quantize == quantize
     with pytest.raises(ModelError, match="only method lora"):
         full = settings.model_copy(update={"method": "full"})
         tune(

@@ -282,7 +282,9 @@ def test_chat_endpoints_are_asked_by_message(toy: Serving) -> None:
     with pytest.raises(ModelError, match="must offer /completions"):
         written(toy, requests)
     toy.set(completions=False, length_key="max_completion_tokens")
-    found = written(toy, requests, api="chat")
+    found = written(toy, requests, api="chat", concurrency=8)
+    assert len(found.answers) == len(requests)
+    assert not found.skipped
     assert any(one.text for one in found.answers)
     assert {"role": "user", "content": "so word0"} in [one["messages"][0] for one in toy.asked()]
 

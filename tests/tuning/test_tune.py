@@ -143,6 +143,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
     assert kept == ["step-000003", "step-000006"]
     (last,) = (tmp_path / "run" / "checkpoints" / "step-000006").glob("*.distcp")
     last.write_bytes(last.read_bytes()[:-1] + b"x")
+    # It is gone, and pushes out none that is written before its step comes again.
+    with pytest.raises(CrashError):
+        tune(lm, blocks, settings.model_copy(update={"keep_checkpoints": 1}), tmp_path / "run", report=stop_at(5))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000003"]
     tune(lm, blocks, settings, tmp_path / "run")
     assert weights(tmp_path / "run") == weights(tmp_path / "straight")
     assert straight.identity
@@ -267,6 +271,9 @@ def test_a_soft_prompt_comes_back_with_its_prefix(tmp_path: Path) -> None:
     tuned = tune(saved(tmp_path / "base"), blocks, settings, tmp_path / "run")
     assert len(tuned.prefix_ids) == 4
     assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
+    for method in ("full", "lora"):  # of which only the vectors would be saved
+        with pytest.raises(ModelError, match="is a soft prompt: tune the model that it stands before"):
+            tune(tuned, blocks, QUICK.model_copy(update={"method": method}), tmp_path / method)
 
 
 def start(*arguments: str | Path) -> "subprocess.Popen[bytes]":

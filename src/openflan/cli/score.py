@@ -10,7 +10,7 @@ import typer
 
 from openflan.cli import options
 from openflan.cli.console import err, shown_progress
-from openflan.errors import ConfigError, ModelError
+from openflan.errors import ConfigError, ModelError, Problem
 from openflan.models.remote import is_remote
 from openflan.studies.progress import ProgressEvent
 
@@ -51,6 +51,8 @@ def score(
     """
     from openflan.scoring.requests import answers, read_requests, write_answers
 
+    if out_ is not None and out_.is_dir():
+        raise ConfigError(Problem("--out", f"{out_} is a folder", "name a file"))
     texts = read_requests(requests)
     if is_remote(model):
         if strict or batch_tokens is not None or memory is not None:

@@ -135,6 +135,7 @@ def load_adapter(
     LoRA tuned beside quantized weights stays beside them. Raises ModelError where the adapter is damaged, of a kind we
     do not know or fits only in part, or where the base is not the model it was tuned on.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from openflan.models.load import read_prompt_format
@@ -143,7 +144,7 @@ def load_adapter(
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS_FILE)
         kind = str(config["peft_type"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: not an adapter: {error}") from error
     base = _load_base(folder, config, dtype, device, tokenizer)
     if kind == "PROMPT_TUNING":
@@ -182,10 +183,12 @@ def _with_lora(base: "LanguageModel", folder: Path, weights: dict[str, Any]) -> 
 
 def write_base(lm: "LanguageModel", folder: Path, prompt_format: "PromptFormat | None") -> None:
     """Write which model the adapter in `folder` stands on, and in which format it was tuned."""
-    from openflan.models.load import write_prompt_format
+    from openflan.models.load import find_model, write_prompt_format
 
     base = lm.base or lm
-    described: dict[str, Any] = {"format": 1, "name": base.name, "identity": base.identity, "quantize": lm.quantize}
+    # An adapter's folder says itself in which bits its base is.
+    quantize = None if is_adapter(find_model(base.name)) else lm.quantize
+    described: dict[str, Any] = {"format": 1, "name": base.name, "identity": base.identity, "quantize": quantize}
     if (path := Path(base.name).expanduser()).is_dir():
         # A run folder that is moved takes its base along.
         described |= {"name": str(path.resolve()), "path": os.path.relpath(path.resolve(), folder.resolve())}
@@ -272,6 +275,6 @@ def quantized_options(name: str, quantize: Quantize, device: str) -> dict[str, A
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+            bnb_4bit_compute_dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
         )
     return {"quantization_config": config, "device_map": {"": device}}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as bars
 
@@ -97,7 +98,7 @@ def load_model(
         else:
             with _no_bars():
                 loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], **few_bits)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(f"{name}: {folder} does not hold a causal language model: {error}") from error
     except RuntimeError as error:
         if quantize is None:

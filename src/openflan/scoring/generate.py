@@ -106,7 +106,7 @@ def generate(
         def content(request: GenerationRequest) -> list[Any]:
             return [request.id, request.prompt_ids]
 
-        dtype = str(lm.dtype)
+        dtype = f"{lm.dtype} on {lm.device.type}"
         key = [ENGINE, lm.identity, dtype, batch_tokens, max_new_tokens, sorted(rules.stops), sorted(rules.eos_ids)]
         for records, _ in in_chunks(
             ordered, compute, key=key, content=content, folder=store, chunk_items=chunk_requests

@@ -523,10 +523,11 @@ def _written(
     if stops:
         payload["stop"] = list(stops)
     path = "/chat/completions" if chat else "/completions"
+    sent = remote.length_key  # requests under way together learn of another key one after the other
     try:
-        found = remote.endpoint.post(path, {**payload, remote.length_key: max_new_tokens}, names=[prompt])
+        found = remote.endpoint.post(path, {**payload, sent: max_new_tokens}, names=[prompt])
     except RefusedError as refusal:
-        if "max_completion_tokens" not in refusal.said or remote.length_key == "max_completion_tokens":
+        if "max_completion_tokens" not in refusal.said or sent == "max_completion_tokens":
             raise
         remote.length_key = "max_completion_tokens"
         found = remote.endpoint.post(path, {**payload, remote.length_key: max_new_tokens}, names=[prompt])

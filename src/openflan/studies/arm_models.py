@@ -133,7 +133,7 @@ def _tuned(
         without_transformers(cast("Tokenizer", lm.tokenizer)),
         prompt,
         recipe.lengths,
-        lm.context - len(lm.prefix_ids) - soft_prompt,
+        min(lm.context, settings.row_length or lm.context) - len(lm.prefix_ids) - soft_prompt,
         home / "encoded",
     )
     examples = dev_set(dev, blocks, home)

@@ -70,6 +70,8 @@ def run_many(recipes: Mapping[Path, Recipe], *, workers: int, progress: Progress
 def open_run(recipe: Recipe, out: Path) -> None:
     """Start a run folder, or go on with one of the same recipe; raises RunError naming the keys that differ."""
     file = out / "recipe.toml"
+    if out.exists() and not out.is_dir():
+        raise RunError(Problem(str(out), "is a file, where a folder is to be", "choose another --out"))
     if file.exists():
         theirs = load_recipe(file)
         if problems := differing_keys(recipe.content(), theirs.content()):

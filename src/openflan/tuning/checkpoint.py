@@ -11,10 +11,8 @@ so that a damaged one is passed over for the one before it.
 """
 
 import contextlib
-import errno
 import json
 import logging
-import re
 import shutil
 import warnings
 from collections.abc import Generator
@@ -31,8 +29,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from transformers import PreTrainedModel
 
-from openflan.artifacts import file_sha256, write_json
-from openflan.errors import Problem, RunError
+from openflan.artifacts import file_sha256, room_for, write_json
 from openflan.tuning.distributed import World
 from openflan.tuning.feed import Cursor
 
@@ -41,8 +38,6 @@ logger = logging.getLogger(__name__)
 MANIFEST, STATE = "manifest.json", "state.json"
 FORMAT = 2
 _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
-_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
-            errno.EFBIG: "the file is larger than this system lets it become"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,31 +102,14 @@ def load_checkpoint(
         if _is_sound(checkpoint, world):
             return _restore(checkpoint, model, optimizer)
         if world.first:
-            logger.warning("%s is damaged or of an older version and passed over", checkpoint)
+            logger.warning("%s is damaged or of an older version: passed over and removed", checkpoint)
+            shutil.rmtree(checkpoint)  # else it would count as one of the last that are kept
     return Progress()
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
     return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-
-
-@contextlib.contextmanager
-def room_for(path: Path, num_bytes: int, meanwhile: str) -> Generator[None, None, None]:
-    """Turn what is raised when the disk has no room for the file or folder `path` into RunError.
-
-    num_bytes: about what it takes. meanwhile: what the user has all the same.
-    """
-    try:
-        yield
-    except Exception as error:
-        reason = _no_room(error)
-        if reason is None:
-            raise
-        free = shutil.disk_usage(next(parent for parent in path.parents if parent.is_dir())).free
-        needed = f"it takes about {num_bytes / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free"
-        cure = f"make room and give the same command again: {meanwhile}"
-        raise RunError(Problem(str(path), f"{reason}: {needed}", cure)) from error
 
 
 @contextlib.contextmanager
@@ -142,18 +120,6 @@ def removed_on_error(folder: Path) -> Generator[None, None, None]:
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _no_room(error: BaseException) -> str | None:
-    """Why there is no room, if that is what an error, or one it was raised from, says."""
-    if isinstance(error, OSError):
-        return _NO_ROOM.get(error.errno or 0)
-    for cause in (error.__cause__, error.__context__):
-        if cause is not None and (reason := _no_room(cause)) is not None:
-            return reason
-    # safetensors writes the number into its text.
-    number = re.search(r"os error (\d+)", str(error))
-    return _NO_ROOM.get(int(number[1])) if number else None
 
 
 def _state(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

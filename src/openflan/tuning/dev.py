@@ -149,7 +149,8 @@ class DevLog:
             kept.append(self._measured(step=step))
         if self._world.first and (measured or len(kept) < len(self._records)):
             lines = [json.dumps(record.to_json(), allow_nan=False) + "\n" for record in kept]
-            artifacts.write_text(self._file, "".join(lines))
+            with artifacts.room_for(self._file, sum(map(len, lines)), "the run goes on from its last checkpoint"):
+                artifacts.write_text(self._file, "".join(lines))
         self._records = kept
 
 

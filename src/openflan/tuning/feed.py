@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openflan.artifacts import read_json, write_json
+from openflan.artifacts import read_json, room_for, write_json
 from openflan.encoding.boundary import Tokenizer
 from openflan.encoding.encode import Encoded, encode
 from openflan.encoding.pack import PackedRow, pack
@@ -65,7 +65,9 @@ class MixtureBlocks:
             counted,
             context=self.context,
         )
-        write_json(self._file(number), counted.to_json())
+        file = self._file(number)
+        with room_for(file, 1 << 16, "the run goes on from its last checkpoint"):
+            write_json(file, counted.to_json())
         return encoded
 
     def counted(self, last_block: int) -> Iterator[Ledger]:

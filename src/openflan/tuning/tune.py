@@ -30,21 +30,22 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from openflan import artifacts
 from openflan.encoding.pack import PackedRow
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError, Problem, RunError
-from openflan.models.adapters import Adapted, add_lora
+from openflan.models.adapters import Adapted, add_lora, is_adapter
 from openflan.models.load import LanguageModel, load_model, save_model
 from openflan.models.packed_forward import Way
 from openflan.models.packing import packing_of
 from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
-from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, room_for, save_checkpoint
+from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, save_checkpoint
 from openflan.tuning.dev import DevLog, DevLoss, DevSet
 from openflan.tuning.distributed import ALONE, World, joined, mesh_of, shard, whole
 from openflan.tuning.feed import Blocks, num_workers, row_length, steps_from
@@ -116,7 +117,7 @@ def tune(
     in_place: tune `lm.model` itself where memory has no room for a copy; otherwise `lm` stays as it is.
 
     Under torchrun every process calls this alike, best with a model on the device "meta", whose weights are read when
-    it is the process's turn. The first gives the tuned model on its CPU, the others on "meta".
+    it is the process's turn. The first gives the tuned model on its CPU, the others none to compute with.
 
     Raises RunError where the folder belongs to other settings or the disk is full, ModelError where the loss is not
     finite. On SIGTERM and SIGINT it saves a checkpoint and leaves with SystemExit or KeyboardInterrupt.
@@ -136,11 +137,16 @@ def tune(
                 tuning = _prepared(lm, settings, folder, world)
                 _run(tuning, blocks, report, dev)
                 _save(tuning, prompt_format)
+                del tuning  # with its gradients and moments: the model that is read back needs the room
+            if lm.device.type == "cuda":
+                cast(Any, lm.model).to("cpu")
         if world.first:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     # Read back from there: what is returned is what was saved. A model that was sharded need not fit one device.
     if world.size > 1:
         device = "cpu" if world.first else "meta"
+        if not world.first and is_adapter(folder / "model"):
+            return lm  # an adapter cannot be read without its base's weights
     return load_model(str(folder / "model"), dtype=dtype, device=device)
 
 
@@ -156,6 +162,8 @@ class _Tuning:
     folder: Path
     world: World
     way: Way
+    dtype: str
+    """Of the weights, as the base has them: between passes shards may lie in another."""
     autocast: bool
     """To bfloat16. Sharded layers compute in it without being asked."""
 
@@ -167,7 +175,7 @@ class _Tuning:
 def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: World) -> _Tuning:
     if world.size > 1 and lm.quantize is not None:
         raise ModelError(f"{lm.name} is held in {lm.quantize}, which cannot be sharded: tune it in one process")
-    bfloat16 = _in_bfloat16(world.device or lm.device, settings)
+    bfloat16, dtype = _in_bfloat16(world.device or lm.device, settings), str(lm.dtype).removeprefix("torch.")
     mesh = mesh_of(world) if world.size > 1 else None
     with world.in_turn():
         lm = _with_weights(lm)
@@ -182,7 +190,7 @@ def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: 
     way, *_ = world.gathered(found)
     assert way is not None
     optimizer = make_optimizer(lm.model.parameters(), settings)
-    return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, bfloat16 and world.size == 1)
+    return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, dtype, bfloat16 and world.size == 1)
 
 
 def _without_weights(lm: LanguageModel) -> bool:
@@ -191,11 +199,11 @@ def _without_weights(lm: LanguageModel) -> bool:
 
 def _with_weights(lm: LanguageModel) -> LanguageModel:
     """The model as it is, or read from its files where it has no weights; RunError where these have changed."""
-    return _read(lm) if _without_weights(lm) else lm
+    return _read(lm, str(lm.dtype).removeprefix("torch.")) if _without_weights(lm) else lm
 
 
-def _read(lm: LanguageModel) -> LanguageModel:
-    found = load_model(lm.name, dtype=str(lm.dtype).removeprefix("torch."), device="cpu", tokenizer=lm.tokenizer)
+def _read(lm: LanguageModel, dtype: str) -> LanguageModel:
+    found = load_model(lm.name, dtype=dtype, device="cpu", tokenizer=lm.tokenizer)
     if found.identity != lm.identity:
         raise RunError(f"{lm.name}: the model's files have changed since tuning began; nothing is saved")
     return found
@@ -323,6 +331,9 @@ def _described(
 
 
 def _made_trainable(lm: LanguageModel, settings: TuningSettings) -> tuple[LanguageModel, Adapted | None]:
+    if lm.prefix_ids and settings.method != "soft_prompt":
+        # Only the vectors of such a model are saved.
+        raise ModelError(f"{lm.name} is a soft prompt: tune the model that it stands before")
     if settings.method == "lora":
         adapted = add_lora(lm, settings.lora, seed=settings.seed)
         return adapted.lm, adapted
@@ -373,7 +384,7 @@ def _save(tuning: _Tuning, prompt_format: PromptFormat) -> None:
         lm = dataclasses.replace(lm, prompt_format=prompt_format)
         num_bytes = sum(p.numel() * p.element_size() for p in lm.model.parameters())
         meanwhile = "the run goes on from its last checkpoint"
-        with room_for(folder / "model", num_bytes, meanwhile), removed_on_error(work):
+        with artifacts.room_for(folder / "model", num_bytes, meanwhile), removed_on_error(work):
             if lm.prefix_ids:
                 save_soft_prompt(lm, work)
             elif adapted is not None:
@@ -396,9 +407,11 @@ def _put_together(tuning: _Tuning) -> tuple[LanguageModel, Adapted | None]:
     lm, adapted = tuning.lm, tuning.adapted
     targets: dict[str, torch.nn.Parameter] = {}
     if tuning.world.first:
-        lm, adapted = _made_trainable(_read(lm), tuning.settings)
+        lm, adapted = _made_trainable(_read(lm, tuning.dtype), tuning.settings)
         targets = dict(lm.model.named_parameters())
     tuning.world.wait()  # for the loading: the collectives below have less patience
+    # A forward pass (the dev loss) leaves what belongs to no layer gathered, in the precision it computed in.
+    cast(FSDPModule, tuning.logits).reshard()
     for name, parameter in tuning.trainable.items():
         value = whole(parameter.detach())
         if tuning.world.first:
@@ -448,7 +461,7 @@ def _log(path: Path, world: World) -> Generator[Callable[[str], None], None, Non
     with path.open("a", encoding="utf-8") as file:
 
         def add(line: str) -> None:
-            with room_for(path, len(line), "the run goes on from its last checkpoint"):
+            with artifacts.room_for(path, len(line), "the run goes on from its last checkpoint"):
                 file.write(line)
                 file.flush()
 
