@@ -1,8 +1,13 @@
+import multiprocessing
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from openflan import artifacts
+from openflan.artifacts import alone_in, stage
 from openflan.errors import nearest
 from openflan.ledger import Ledger
 from openflan.seeding import derive, generator
@@ -58,3 +63,39 @@ def test_a_ledger_comes_back_from_json_and_merges() -> None:
 def test_nearest_names() -> None:
     assert nearest("comonsense", ["commonsense", "nli"]) == "did you mean commonsense?"
     assert nearest("zzz", ["a", "b"]) == "known: a, b"
+
+
+def _stage_all(root: Path, start: float) -> None:
+    while time.monotonic() < start:
+        pass
+    for number in range(40):
+        stage(root / str(number), lambda work: (work / "file").write_text("whole") and None)
+
+
+def test_processes_that_build_the_same_folder_at_once_all_get_it(tmp_path: Path) -> None:
+    start = time.monotonic() + 1
+    context = multiprocessing.get_context("fork")
+    several = [context.Process(target=_stage_all, args=(tmp_path, start)) for _ in range(4)]
+    for one in several:
+        one.start()
+    for one in several:
+        one.join()
+    assert [one.exitcode for one in several] == [0] * 4
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == list(range(40))
+    assert all((path / "file").read_text() == "whole" for path in tmp_path.iterdir())
+
+
+def test_one_process_at_a_time_is_in_a_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "folder"):
+        blocked = subprocess.Popen([sys.executable, "-c", f"""
+from pathlib import Path
+from openflan.artifacts import alone_in
+with alone_in(Path({str(tmp_path / "folder")!r}), waiting="it waits"):
+    print("in", flush=True)
+"""], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        with pytest.raises(subprocess.TimeoutExpired):
+            blocked.wait(2)
+    said, warned = blocked.communicate(timeout=30)
+    assert said == "in\n"
+    assert "another process works there; it waits" in warned
+    assert not list((tmp_path / "folder").iterdir())

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import polars as pl
 import pytest
 
 from openflan.artifacts import read_json
 from openflan.errors import ConfigError
-from openflan.evaluation.samples import read_samples
+from openflan.evaluation.evaluate import ClusterDraws
+from openflan.evaluation.samples import read_samples, write_samples
 from openflan.reports.study_page import write_study_report
 from openflan.studies import clusters, study, templates
 from openflan.studies.all_studies import STUDIES, possible
@@ -206,6 +208,44 @@ def test_numbers_are_those_of_the_runs(done: Path) -> None:
     assert contrast["mean"] == pytest.approx(by_place["nli"]["mean"] - other["mean"])
     page = write_study_report(done / "instructions")
     assert "Role of instructions" in page.read_text() or "role of instructions" in page.read_text()
+
+
+@pytest.mark.slow
+def test_a_difference_is_over_rows_that_both_sides_answered(done: Path, tmp_path: Path) -> None:
+    settings = toy(seeds=[1])
+    by_arm = {one.arm: one for one in STUDIES["instructions"].plan(settings).systems}
+    lost = read_samples(samples_file(by_arm["untuned"], done)).filter(cluster="nli")["task"][0]
+
+    def differences(name: str, without: tuple[str, ...]) -> dict[str, Any]:
+        shutil.copytree(done, tmp_path / name)
+        for arm in without:
+            file = samples_file(by_arm[arm], tmp_path / name)
+            write_samples(read_samples(file).filter(pl.col("task") != lost), file)
+        found = run_study(STUDIES["instructions"], settings, tmp_path / name)["contrasts"]
+        return {one["place"]: one for one in found if (one["first"], one["second"]) == ("tuned", "untuned")}
+
+    whole, one_side, both = (
+        differences("whole", ()),
+        differences("one", ("untuned",)),
+        differences("both", tuple(by_arm)),
+    )
+    assert {place: one["left_out"] for place, one in whole.items()} == {"nli": 0, "paraphrase": 0, "all": 0}
+    assert {place: one["left_out"] for place, one in one_side.items()} == {"nli": 3, "paraphrase": 0, "all": 3}
+    for place, one in one_side.items():
+        for number in ("mean", "low", "high", "p"):
+            assert one[number] == pytest.approx(both[place][number]), (place, number)
+    assert one_side["nli"]["mean"] != whole["nli"]["mean"]
+
+
+def test_a_place_without_answers_is_left_out_and_the_others_stay() -> None:
+    plan = STUDIES["instructions"].plan(toy(seeds=[1]))
+    draws = ClusterDraws(0.5, np.full(200, 0.5), 3, ("t",), None, None, 0.0)
+    answered = {(study._asked_as(one), one.cluster): study.Answered(draws, "rows") for one in plan.readings}
+    whole = study.measured(plan, answered)
+    untuned = next(one for one in plan.readings if one.series == "untuned" and one.cluster == "nli")
+    del answered[study._asked_as(untuned), "nli"]
+    found = study.measured(plan, answered)
+    assert set(whole) - set(found) == {("untuned", "nli"), ("untuned", "all")}
 
 
 def test_lost_rows_are_told_by_reason_with_their_range_over_systems() -> None:
