@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from openflan.catalog.holdout import hold_out
 from openflan.catalog.load import load_catalog
 from openflan.errors import CatalogError
 from tests.catalog.toys import task_toml, write_catalog
@@ -69,6 +70,14 @@ def test_a_folders_clusters_stand_beside_the_papers(tmp_path: Path) -> None:
     assert {task.name for task in alone.tasks.values()} == {"tickets", "claims"}
     assert set(alone.clusters) == {*load_catalog("flan").clusters, "triage"}
     assert alone.clusters["nli"] == load_catalog("flan").clusters["nli"]
+    (tmp_path / "clusters.toml").write_text(
+        '[triage]\ntitle = "triage"\nbarred_with = ["nli"]\n[nli]\ntitle = "inference"\nbarred_with = ["triage"]\n'
+    )
+    for catalog in (load_catalog(tmp_path), load_catalog("flan", tmp_path), load_catalog(tmp_path, "flan")):
+        assert set(catalog.clusters["nli"].barred_with) == {"paraphrase", "triage"}
+    split = hold_out(load_catalog("flan", tmp_path), ["nli"])
+    assert {"paraphrase", "triage"} <= set(split.barred)
+    assert not {"tickets", "glue_mrpc"} & {task.name for task in split.train}
     (tmp_path / "clusters.toml").write_text('[triage]\ntitle = "triage"\nbarred_with = ["nlli"]\n')
     with pytest.raises(CatalogError, match=r"clusters.toml: triage.barred_with: no cluster 'nlli' \(did you mean nli"):
         load_catalog(tmp_path)

@@ -1,9 +1,15 @@
+import re
 from pathlib import Path
 
 import pytest
 
+from openflan.encoding.prompt_format import Lengths, PromptFormat
 from openflan.errors import ConfigError
-from openflan.studies.recipe import RECIPES, Recipe, differing_keys, load_recipe, resolve
+from openflan.mixture.mixture import MixtureSettings
+from openflan.models.adapters import LoraSettings
+from openflan.studies.recipe import RECIPES, EvaluationSettings, Recipe, differing_keys, load_recipe, resolve
+from openflan.studies.seen import SoftPromptSettings, SupervisedSettings
+from openflan.tuning.settings import TuningSettings
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -69,3 +75,12 @@ def test_what_is_unlimited_comes_back_from_toml(tmp_path: Path) -> None:
 def test_an_endpoint_is_asked_and_not_tuned_where_no_arms_are_named() -> None:
     assert resolve(None, model="remote:m@http://a/v1", hold_out=["nli"]).arms == ("untuned", "untuned_completion")
     assert "tuned" in resolve(None, model="m", hold_out=["nli"]).arms
+
+
+def test_every_key_of_a_recipe_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    named = set(re.findall(r"[a-z_]+", page))
+    tables = (Recipe, MixtureSettings, Lengths, TuningSettings, LoraSettings, EvaluationSettings, SupervisedSettings,
+              SoftPromptSettings, PromptFormat)  # fmt: skip
+    keys = {key for table in tables for key in table.model_fields}
+    assert not keys - named

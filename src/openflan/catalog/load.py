@@ -81,7 +81,8 @@ def read_catalog(*folders: str | Path) -> tuple[Catalog, list[Problem]]:
     clusters: dict[str, Cluster] = {}
     paths = [_folder(name) for name in folders or ("flan",)]
     for path in paths:
-        clusters.update(_load_clusters(path, problems))
+        for name, cluster in _load_clusters(path, problems).items():
+            clusters[name] = _barring_more(cluster, clusters.get(name))
     for path in paths:
         for file in sorted(path.glob("*.toml")):
             if file.name == CLUSTERS_FILE or (task := _load_task(file, problems)) is None:
@@ -117,7 +118,7 @@ def _load_clusters(folder: Path, problems: list[Problem]) -> dict[str, Cluster]:
     for file in filter(Path.exists, files):
         for name, table in _parse(file, problems).items():
             if (cluster := _validate(Cluster, {"name": name, **table}, f"{file}: {name}", problems)) is not None:
-                clusters[name], of_file[name] = cluster, file
+                clusters[name], of_file[name] = _barring_more(cluster, clusters.get(name)), file
     for cluster in clusters.values():
         where = f"{of_file[cluster.name]}: {cluster.name}.barred_with"
         problems += [
@@ -126,6 +127,12 @@ def _load_clusters(folder: Path, problems: list[Problem]) -> dict[str, Cluster]:
             if other not in clusters
         ]
     return clusters
+
+
+def _barring_more(cluster: Cluster, before: Cluster | None) -> Cluster:
+    """A cluster that two files define bars what either says: no catalog beside another may open what it closed."""
+    barred = dict.fromkeys((*(before.barred_with if before else ()), *cluster.barred_with))
+    return cluster.model_copy(update={"barred_with": tuple(barred)})
 
 
 def _load_task(file: Path, problems: list[Problem]) -> Task | None:

@@ -59,7 +59,7 @@ def iter_rows(
 
     Raises SourceError if the rows cannot be found or read. Rows that a prepare step refuses are counted in `ledger`.
     """
-    most = min(limit or MAX_EXAMPLES, MAX_EXAMPLES) if split == "train" else limit
+    most = MAX_EXAMPLES if limit is None and split == "train" else limit
     if task.source.world:
         yield from _world_rows(task, split, settings.world_seed, most)
         return

@@ -203,11 +203,11 @@ def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress:
     """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process."""
     groups: dict[str, list[System]] = {}
     identity_of = cache(model_identity)
-    catalog_of = cache(lambda catalogs: load_catalog(*catalogs).tasks)
+    catalog_of = cache(load_catalog)
     for system in systems:
         if is_done(system, out):
             check_evaluated(
-                catalog_of(system.recipe.catalogs), identity_of(system.recipe.model), run_folder(system, out)
+                catalog_of(*system.recipe.catalogs).tasks, identity_of(system.recipe.model), run_folder(system, out)
             )
         else:
             groups.setdefault(system.model_key or system.name, []).append(system)

@@ -181,7 +181,7 @@ def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: 
         lm = _with_weights(lm)
         _without_dropout(lm.model)
         lm, adapted = _made_trainable(lm, settings)
-        found = _way(lm, settings) if world.first else None
+        found: Way | None = _way(lm, settings) if world.first else None
         if settings.gradient_checkpointing:
             _keep_less(lm)
         logits = TargetLogits(lm.model)
