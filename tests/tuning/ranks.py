@@ -90,7 +90,7 @@ def work(root: Path, name: str) -> None:
         return blocks(block)
 
     if name == "unpacked":
-        tune_module.packing_of = lambda model, longest: UNPACKED
+        tune_module.packing_of = lambda model, longest, ways: UNPACKED
 
     def report(done: StepReport) -> None:
         if name == "two_to_one" and done.step == STOPPED_AFTER - 1:

@@ -93,7 +93,7 @@ def assert_same(ours: Path, theirs: Path, *, tolerance: float = 1e-6) -> None:
 def test_two_processes_tune_as_one(tuned: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert json.loads((tuned / "codes.json").read_text())[name] == [0, 0]
     if name == "unpacked":
-        monkeypatch.setattr(tune_module, "packing_of", lambda model, longest: ranks.UNPACKED)
+        monkeypatch.setattr(tune_module, "packing_of", lambda model, longest, ways: ranks.UNPACKED)
     one = tuned / f"{name}_alone"  # beside it, since a soft prompt's folder says by what path its base is found
     alone(tuned, name, one)
     assert_same(one, tuned / name)

@@ -252,7 +252,7 @@ def test_an_architecture_that_cannot_pack_is_tuned_otherwise_and_says_so(
     lm = saved(tmp_path / "base")
     tune(lm, blocks, QUICK, tmp_path / "packed")
     refused = Packing("padded", "Llama", {"ragged": "no reason"})
-    monkeypatch.setattr(tune_module, "packing_of", lambda model, longest: refused)
+    monkeypatch.setattr(tune_module, "packing_of", lambda model, longest, ways: refused)
     tune(lm, blocks, QUICK, tmp_path / "unpacked")
     assert "Llama: not ragged: no reason; examples are not packed" in caplog.text
     ours, theirs = ([s["loss"] for s in steps(tmp_path / name)] for name in ("packed", "unpacked"))

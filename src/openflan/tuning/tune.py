@@ -42,7 +42,7 @@ from openflan.errors import ModelError, Problem, RunError
 from openflan.models.adapters import Adapted, add_lora, is_adapter
 from openflan.models.load import LanguageModel, load_model, save_model
 from openflan.models.packed_forward import Way
-from openflan.models.packing import packing_of
+from openflan.models.packing import IN_ORDER, packing_of
 from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, save_checkpoint
@@ -181,7 +181,7 @@ def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: 
         lm = _with_weights(lm)
         _without_dropout(lm.model)
         lm, adapted = _made_trainable(lm, settings)
-        found: Way | None = _way(lm, settings) if world.first else None
+        found: Way | None = _way(lm, settings, world) if world.first else None
         if settings.gradient_checkpointing:
             _keep_less(lm)
         logits = TargetLogits(lm.model)
@@ -353,10 +353,12 @@ def _without_dropout(model: torch.nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _way(lm: LanguageModel, settings: TuningSettings) -> Way:
+def _way(lm: LanguageModel, settings: TuningSettings, world: World) -> Way:
     """How examples go through the model; where that is not the cheapest way, it is said."""
+    # Of several processes' devices, where the model is not yet.
+    ways = IN_ORDER.get((world.device or lm.device).type, IN_ORDER["cuda"])
     with torch.autocast(lm.device.type, torch.bfloat16, enabled=_in_bfloat16(lm.device, settings)):
-        packing = packing_of(lm.model, row_length((), settings, lm.context))
+        packing = packing_of(lm.model, row_length((), settings, lm.context), ways=ways)
     if packing.refused:
         logger.warning("%s", packing)
     return packing.way
