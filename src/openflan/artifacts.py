@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -80,9 +79,14 @@ def read_json(path: Path) -> Any:
 def alone_in(folder: Path, *, waiting: str | None = None) -> Generator[None, None, None]:
     """The block run by one process at a time for each folder; `waiting` is said where another has to end first.
 
-    The lock goes with the process that holds it, however that ends. A file system without locks has none.
+    The lock goes with the process that holds it, however that ends. A file or operating system without locks has none.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 Takes a model's name or folder, gives a folder or a hash. Read next: `load.py`.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -16,10 +17,20 @@ IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"
 
 def folder_identity(folder: Path) -> str:
     """SHA-256 over the names and bytes of a model's files; the prompt format is left out."""
-    total = hashlib.sha256()
+    stamps: list[tuple[str, int, int]] = []
     for path in sorted(folder.iterdir()):
         if path.suffix in IDENTITY_SUFFIXES and path.name != FORMAT_FILE and path.is_file():
-            total.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+            stamp = path.stat()
+            stamps.append((path.name, stamp.st_size, stamp.st_mtime_ns))
+    return _hashed(folder.resolve(), tuple(stamps))
+
+
+@functools.lru_cache(maxsize=16)
+def _hashed(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """Files of many gigabytes are read once, as long as size and time of change stay."""
+    total = hashlib.sha256()
+    for name, _, _ in stamps:
+        total.update(f"{name}\0{file_sha256(folder / name)}\n".encode())
     return total.hexdigest()
 
 
