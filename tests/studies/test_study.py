@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from openflan import artifacts
 from openflan.artifacts import read_json
 from openflan.errors import ConfigError
 from openflan.evaluation.evaluate import ClusterDraws
@@ -147,7 +148,8 @@ def test_a_study_can_have_its_own_values_and_the_command_line_goes_before_them(t
     settings = toy(studies={"shots": {"seeds": [5], "splits": [["commonsense"]]}})
     assert settings.of_study("shots").seeds == (5,) and settings.of_study("shots").splits == (("commonsense",),)
     assert settings.of_study("holdout").seeds == (1, 2)
-    assert settings.of_study("holdout").content() == toy().content()  # another study's values are none of its own
+    grids = STUDIES["holdout"].grids
+    assert settings.of_study("holdout").content(grids) == toy().content(grids)  # another study's values are none of its own
     with pytest.raises(ConfigError, match=r"shots cannot set sedes"):
         resolve_settings(write_settings(tmp_path, "[studies.shots]\nsedes = [5]\n"), None)
     with pytest.raises(ConfigError, match=r"studies\.shots: seeds"):
@@ -339,3 +341,22 @@ def test_answers_through_seen_and_unseen_templates_are_told_apart(tmp_path: Path
             means.append(mine.group_by("template").agg(pl.col("value").mean())["value"].mean())
         series = next(one for one in found["series"] if one["name"] == name)
         assert series["points"][0]["mean"] == pytest.approx(sum(means) / len(means))
+
+
+def test_a_studys_fingerprint_follows_its_own_grids_and_no_others() -> None:
+    def fingerprint(name: str, **top: Any) -> str:
+        settings = toy(**top)
+        return artifacts.fingerprint(settings.content(STUDIES[name].grids))
+
+    grids = {grid for one in STUDIES.values() for grid in one.grids}
+    assert grids | {"recipe", "models", "seeds", "report_seed", "resamples", "studies"} == set(
+        StudySettings.model_fields
+    )
+    for name in STUDIES:
+        assert (fingerprint(name, ladder=[]) != fingerprint(name)) == (name == "scale")
+        assert fingerprint(name, resamples=300) != fingerprint(name)
+    changed = load_settings("world").recipe.model_dump(mode="json")
+    changed["soft_prompt"] |= {"lr": 0.5}
+    assert fingerprint("prompt_tuning", recipe=changed) != fingerprint(
+        "prompt_tuning", recipe=load_settings("world").recipe
+    )

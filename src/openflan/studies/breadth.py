@@ -31,5 +31,6 @@ STUDY = Study(
     question="Do more datasets in a cluster, or more templates for a dataset, help?",
     axis="datasets of each cluster",
     kind="numbers",
+    grids=("together", "tasks_per_cluster", "templates_per_task"),
     plan=plan,
 )

@@ -71,5 +71,6 @@ STUDY = Study(
     question="Does tuning on more clusters help more on those held out?",
     axis="clusters tuned on",
     kind="numbers",
+    grids=("together", "counts", "orders"),
     plan=plan,
 )

@@ -17,5 +17,6 @@ STUDY = Study(
     question="Does instruction tuning on other clusters help on a cluster the model has never seen?",
     axis="cluster held out",
     kind="clusters",
+    grids=("splits",),
     plan=plan,
 )

@@ -48,5 +48,6 @@ STUDY = Study(
     question="Is it the instructions, or only seeing many tasks?",
     axis="cluster held out",
     kind="clusters",
+    grids=("together",),
     plan=plan,
 )

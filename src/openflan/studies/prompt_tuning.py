@@ -38,5 +38,6 @@ STUDY = Study(
     question="Is a model tuned on instructions a better start for a soft prompt on a task it has not seen?",
     axis="cluster held out",
     kind="clusters",
+    grids=("splits", "prompt_rows"),
     plan=plan,
 )

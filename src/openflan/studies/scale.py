@@ -32,5 +32,6 @@ STUDY = Study(
     question="From what size on does instruction tuning help on clusters never seen?",
     axis="parameters",
     kind="numbers",
+    grids=("together", "ladder"),
     plan=plan,
 )

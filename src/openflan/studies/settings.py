@@ -79,11 +79,12 @@ class StudySettings(BaseModel):
             known = known_keys(StudySettings)
             raise ConfigError(list(validation_problems(error, f"studies.{name}", known))) from error
 
-    def content(self) -> dict[str, Any]:
-        """What the numbers depend on, as plain data."""
+    def content(self, grids: Sequence[str]) -> dict[str, Any]:
+        """What the numbers of a study with these grids depend on, as plain data."""
         # Tables of arms that the shared recipe does not name are some study's all the same.
         of_arms = {name: getattr(self.recipe, name).model_dump(mode="json") for name in ("supervised", "soft_prompt")}
-        return self.model_dump(mode="json", exclude={"recipe", "studies"}) | {"recipe": self.recipe.content() | of_arms}
+        shared = self.model_dump(mode="json", include={"models", "seeds", "report_seed", "resamples", *grids})
+        return shared | {"recipe": self.recipe.content() | of_arms}
 
     @property
     def replicates(self) -> list[Replicate]:

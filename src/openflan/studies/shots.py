@@ -43,5 +43,6 @@ STUDY = Study(
     question="Do exemplars help beside instructions?",
     axis="cluster held out",
     kind="clusters",
+    grids=("splits", "shots"),
     plan=plan,
 )

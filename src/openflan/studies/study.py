@@ -166,6 +166,8 @@ class Study:
     """What the horizontal axis is"""
     kind: Literal["clusters", "numbers", "names"]
     """Places are clusters (a panel or group each), numbers (a line through them), or names"""
+    grids: tuple[str, ...]
+    """Keys of the settings that this study's numbers depend on, beside those that every study's do"""
     plan: Callable[[StudySettings], Plan]
 
 
@@ -376,8 +378,8 @@ def described(
         "question": study.question,
         "axis": study.axis,
         "kind": study.kind,
-        "settings": settings.content(),
-        "fingerprint": artifacts.fingerprint([study.name, settings.content()]),
+        "settings": settings.content(study.grids),
+        "fingerprint": artifacts.fingerprint([study.name, settings.content(study.grids)]),
         "series": [
             {
                 "name": name,

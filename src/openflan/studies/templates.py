@@ -52,5 +52,6 @@ STUDY = Study(
     question="Does a model tuned on a task know the task, or the templates it was tuned with?",
     axis="templates tuned with",
     kind="numbers",
+    grids=("together", "templates_per_task"),
     plan=plan,
 )
