@@ -26,8 +26,10 @@ def test_a_point_is_the_mean_over_clusters_then_over_replicates():
     assert found.mean == pytest.approx(0.55)
     assert dict(found.by_replicate) == pytest.approx({one: 0.3, two: 0.8})
     assert (found.n, found.clusters, found.chance, found.majority) == (100, ("x", "y"), 0.25, 0.5)
-    # Two values a half apart: the standard error is a quarter, with one degree of freedom.
-    assert (found.low, found.high) == pytest.approx((0.55 - 12.706 * 0.25, 0.55 + 12.706 * 0.25), rel=1e-4)
+    assert (found.low, found.high) == (0, 1)
+    # Two values a twentieth apart: the standard error is half of that, with one degree of freedom.
+    near = point({(one, "x"): reading(0.50), (two, "x"): reading(0.55)})
+    assert (near.low, near.high) == pytest.approx((0.525 - 12.706 * 0.025, 0.525 + 12.706 * 0.025), rel=1e-4)
 
 
 def test_a_replicate_that_lacks_a_cluster_is_named():
@@ -78,11 +80,11 @@ def test_few_levels_keep_what_an_interval_promises(models: int, seeds: int, spre
 
 def test_orders_that_go_with_one_model_each_count_once():
     replicates = [Replicate(f"m{i % 3}", i % 2, i) for i in range(6)]
-    values = np.random.default_rng(0).normal(0.5, 0.1, 6)
+    values = np.random.default_rng(0).normal(0.5, 0.02, 6)
     found = point({(one, "x"): reading(value) for one, value in zip(replicates, values, strict=True)})
     alone = values.std(ddof=1) / np.sqrt(6)
     assert (found.high - found.mean) / alone > 2  # no less than six draws of one kind
     # All six of two models: as sure as two values are, however many orders were run.
     twins = [Replicate(f"m{i % 2}", 0, i) for i in range(6)]
-    same = point({(one, "x"): reading(0.4 if one.model == "m0" else 0.6) for one in twins})
-    assert same.high - same.mean == pytest.approx(0.1 * 12.706, rel=0.6)
+    same = point({(one, "x"): reading(0.49 if one.model == "m0" else 0.51) for one in twins})
+    assert same.high - same.mean > 5 * 0.01

@@ -40,7 +40,7 @@ class Point:
     mean: float
     low: float
     high: float
-    """95 %, over items and replicates"""
+    """95 %, over items and replicates, within what a metric can be"""
     n: int
     """Different items."""
     by_replicate: Mapping[Replicate, float]
@@ -84,11 +84,12 @@ def point(readings: Readings) -> Point:
     means = np.array([[one.mean for one in row] for row in table]).mean(1)
     draws = np.array([[one.draws for one in row] for row in table]).mean((0, 1))
     low, high = _error(means, draws, replicates).interval(float(means.mean()))
+    least = 0.0 if min(means.min(), np.nanmin(draws)) >= 0 else -1.0  # a correlation may be below zero
     every = [one for row in table for one in row]
     return Point(
         mean=float(means.mean()),
-        low=low,
-        high=high,
+        low=max(low, least),
+        high=min(high, 1.0),
         n=sum(one.n for one in table[0]),
         by_replicate=dict(zip(replicates, means.tolist(), strict=True)),
         clusters=tuple(clusters),
