@@ -149,7 +149,8 @@ def test_a_study_can_have_its_own_values_and_the_command_line_goes_before_them(t
     assert settings.of_study("shots").seeds == (5,) and settings.of_study("shots").splits == (("commonsense",),)
     assert settings.of_study("holdout").seeds == (1, 2)
     grids = STUDIES["holdout"].grids
-    assert settings.of_study("holdout").content(grids) == toy().content(grids)  # another study's values are none of its own
+    # Another study's values are none of its own.
+    assert settings.of_study("holdout").content(grids) == toy().content(grids)
     with pytest.raises(ConfigError, match=r"shots cannot set sedes"):
         resolve_settings(write_settings(tmp_path, "[studies.shots]\nsedes = [5]\n"), None)
     with pytest.raises(ConfigError, match=r"studies\.shots: seeds"):
