@@ -86,7 +86,7 @@ def test_processes_that_build_the_same_folder_at_once_all_get_it(tmp_path: Path)
 
 
 def test_one_process_at_a_time_is_in_a_folder(tmp_path: Path) -> None:
-    with alone_in(tmp_path / "folder"):
+    with alone_in(tmp_path / "folder"), alone_in(tmp_path / "folder"):
         blocked = subprocess.Popen([sys.executable, "-c", f"""
 from pathlib import Path
 from openflan.artifacts import alone_in

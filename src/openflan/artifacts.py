@@ -19,6 +19,9 @@ DONE = "DONE"
 
 _NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
             errno.EFBIG: "the file is larger than this system lets it become"}  # fmt: skip
+_held: set[Path] = set()
+"""Folders that this process is alone in."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -79,12 +82,16 @@ def read_json(path: Path) -> Any:
 def alone_in(folder: Path, *, waiting: str | None = None) -> Generator[None, None, None]:
     """The block run by one process at a time for each folder; `waiting` is said where another has to end first.
 
-    The lock goes with the process that holds it, however that ends. A file or operating system without locks has none.
+    Inside a block of its own the process goes on at once. The lock goes with the process that holds it, however that ends. A file or operating system without locks has none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows
+        yield
+        return
+    place = folder.resolve()
+    if place in _held:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -96,8 +103,10 @@ def alone_in(folder: Path, *, waiting: str | None = None) -> Generator[None, Non
                 if waiting is not None:
                     logger.warning("%s: another process works there; %s", folder, waiting)
                 fcntl.flock(handle, fcntl.LOCK_EX)
+        _held.add(place)
         yield
     finally:
+        _held.discard(place)
         os.close(handle)
 
 
