@@ -135,7 +135,7 @@ class Compared:
     first: str
     second: str
     against: Place | None = None
-    """The second's place; None for the first's own."""
+    """The second's place, of numbers the lower one; None for the first's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +417,8 @@ def _contrasts(
         for series, place in points:
             against = place if compared.against is None else compared.against
             if series != compared.first or place == compared.against or (compared.second, against) not in points:
+                continue
+            if not isinstance(place, str) and not isinstance(against, str) and place < against:
                 continue
             if (one := differ(readings[series, place], readings[compared.second, against])) is not None:
                 made[place] = one
