@@ -82,7 +82,8 @@ def read_json(path: Path) -> Any:
 def alone_in(folder: Path, *, waiting: str | None = None) -> Generator[None, None, None]:
     """The block run by one process at a time for each folder; `waiting` is said where another has to end first.
 
-    Inside a block of its own the process goes on at once. The lock goes with the process that holds it, however that ends. A file or operating system without locks has none.
+    Inside a block of its own the process goes on at once. The lock goes with the process that holds it, however that
+    ends. A file or operating system without locks has none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -181,14 +181,13 @@ def _prepared(lm: LanguageModel, settings: TuningSettings, folder: Path, world: 
         lm = _with_weights(lm)
         _without_dropout(lm.model)
         lm, adapted = _made_trainable(lm, settings)
-        found: Way | None = _way(lm, settings, world) if world.first else None
+        tried: list[Way] = [_way(lm, settings, world)] if world.first else []
         if settings.gradient_checkpointing:
             _keep_less(lm)
         logits = TargetLogits(lm.model)
         if mesh is not None:
             shard(lm.model, logits, mesh, bfloat16=bfloat16)
-    way, *_ = world.gathered(found)
-    assert way is not None
+    (way,), *_ = world.gathered(tried)
     optimizer = make_optimizer(lm.model.parameters(), settings)
     return _Tuning(lm, logits, adapted, optimizer, settings, folder, world, way, dtype, bfloat16 and world.size == 1)
 
