@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -189,13 +190,17 @@ def test_resampling_costs_a_small_part_of_computing_the_metric_on_each_resample(
     measure = METRICS["f1"]
     sums = measure.statistics(rows)[:, None]
 
-    start = time.process_time()
-    statistics.bootstrap([sums], measure.finish, seed=0, names=["t"], resamples=2000)
-    ours = time.process_time() - start
-    start = time.process_time()
-    for _ in range(100):
-        measure.over(rows)
-    assert ours < (time.process_time() - start) * 2000 / 100 / 5
+    def least(work: Callable[[], object], times: int) -> float:
+        """CPU seconds, the least of several: other work on the machine only adds to them."""
+        taken: list[float] = []
+        for _ in range(times):
+            start = time.process_time()
+            work()
+            taken.append(time.process_time() - start)
+        return min(taken)
+
+    ours = least(lambda: statistics.bootstrap([sums], measure.finish, seed=0, names=["t"], resamples=2000), 5)
+    assert ours < least(lambda: [measure.over(rows) for _ in range(100)], 5) * 2000 / 100 / 5
 
 
 def test_the_error_of_replicates_is_that_of_levels_where_only_they_differ() -> None:
