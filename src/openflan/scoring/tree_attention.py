@@ -302,7 +302,7 @@ def _attend_levels(
             q[level.queries], keys, values, level.query_offsets, level.key_offsets, *level.longest, return_aux=aux,
             scale=scaling, window_size=(-1, 0) if first else (-1, -1), enable_gqa=q.shape[1] != k.shape[1],
         )  # fmt: skip
-        lse = lse.T if _heads_first(part.device, part.dtype, part.shape[-1]) else lse
+        lse = lse.T if _heads_first(kernel, aux, part.device, part.dtype, part.shape[-1]) else lse
         if out is None or sums is None:
             # The first level is every row, in order.
             out, sums = part.float(), lse.float().clone()
@@ -315,13 +315,15 @@ def _attend_levels(
 
 
 @functools.cache
-def _heads_first(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+def _heads_first(kernel: Any, aux: Any, device: torch.device, dtype: torch.dtype, width: int) -> bool:
     """Whether the kernel's log-sum-exps are [H, T], not [T, H]: releases of torch differ, and say the same of both."""
-    kernel, aux = _varlen()
     tokens, heads = 3, 2
     ones = torch.ones(tokens, heads, width, device=device, dtype=dtype)
     offsets = torch.tensor([0, tokens], device=device, dtype=torch.int32)
-    _, lse = kernel(ones, ones, ones, offsets, offsets, tokens, tokens, return_aux=aux, window_size=(-1, 0))
+    _, lse = kernel(
+        ones, ones, ones, offsets, offsets, tokens, tokens, return_aux=aux, scale=None, window_size=(-1, 0),
+        enable_gqa=False,
+    )  # fmt: skip
     return tuple(lse.shape) == (heads, tokens)
 
 
