@@ -135,6 +135,8 @@ def naive(lm: LanguageModel, request: ScoreRequest) -> list[list[float]]:
 class Scripted(torch.nn.Module):
     """Writes `scripts[first prompt token]`, token by token, whatever it reads after that."""
 
+    device = torch.device("cpu")
+
     def __init__(self, scripts: dict[int, Sequence[int]], vocabulary: int) -> None:
         super().__init__()
         self.scripts, self.vocabulary = scripts, vocabulary

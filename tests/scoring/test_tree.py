@@ -157,7 +157,7 @@ def varlen_by_hand(
     return out, sums
 
 
-@pytest.mark.parametrize("kernel", ["varlen", "flex"])
+@pytest.mark.parametrize("kernel", ["varlen", "varlen, sums by head", "flex"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_the_kernels_for_cuda_agree_with_those_for_a_cpu(architecture, kernel, monkeypatch):
     lm, requests = tiny(architecture), requests_like(15, number=6)
@@ -165,11 +165,17 @@ def test_the_kernels_for_cuda_agree_with_those_for_a_cpu(architecture, kernel, m
 
     def other(*given):
         used.append(kernel)
-        return (tree_attention._attend_levels if kernel == "varlen" else tree_attention._attend_flex)(*given)
+        return (tree_attention._attend_flex if kernel == "flex" else tree_attention._attend_levels)(*given)
+
+    def by_head(*given, **named):
+        out, sums = varlen_by_hand(*given, **named)
+        return out, sums.T
 
     from torch.nn.attention.varlen import AuxRequest
 
-    monkeypatch.setattr(tree_attention, "_varlen", lambda: (varlen_by_hand, AuxRequest(lse=True)))
+    monkeypatch.setattr(
+        tree_attention, "_varlen", lambda: (by_head if "head" in kernel else varlen_by_hand, AuxRequest(lse=True))
+    )
     monkeypatch.setattr(tree_attention, "_attend_each", other)
     for call in (0, 30, 1024):
         found = values(lm, requests, call=call)
