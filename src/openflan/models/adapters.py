@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from openflan.artifacts import canonical_json, file_sha256, write_json
 from openflan.errors import ModelError, Problem
+from openflan.models.identity import local_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -183,11 +184,12 @@ def _with_lora(base: "LanguageModel", folder: Path, weights: dict[str, Any]) -> 
 
 def write_base(lm: "LanguageModel", folder: Path, prompt_format: "PromptFormat | None") -> None:
     """Write which model the adapter in `folder` stands on, and in which format it was tuned."""
-    from openflan.models.load import find_model, write_prompt_format
+    from openflan.models.load import write_prompt_format
 
     base = lm.base or lm
     # An adapter's folder says itself in which bits its base is.
-    quantize = None if is_adapter(find_model(base.name)) else lm.quantize
+    here = local_folder(base.name)
+    quantize = None if here is not None and is_adapter(here) else lm.quantize
     described: dict[str, Any] = {"format": 1, "name": base.name, "identity": base.identity, "quantize": quantize}
     if (path := Path(base.name).expanduser()).is_dir():
         # A run folder that is moved takes its base along.
