@@ -138,7 +138,7 @@ def tune(
                 _run(tuning, blocks, report, dev)
                 _save(tuning, prompt_format)
                 del tuning  # with its gradients and moments: the model that is read back needs the room
-            if lm.device.type == "cuda":
+            if lm.device.type == "cuda" and lm.quantize is None:  # weights in few bits stay where they were put
                 cast(Any, lm.model).to("cpu")
         if world.first:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
