@@ -14,7 +14,6 @@ from openflan.studies.locks import check_evaluated, keep_lock, model_identity
 from openflan.studies.recipe import Recipe
 from openflan.studies.rows import asked_under, read_split, split_of
 from tests.catalog.toys import write_catalog
-from tests.studies.test_rows import recipe  # noqa: F401
 
 
 def model_in(folder: Path) -> str:
@@ -23,7 +22,7 @@ def model_in(folder: Path) -> str:
 
 
 @pytest.fixture
-def asked(recipe: Recipe, tmp_path: Path) -> Recipe:  # noqa: F811
+def asked(recipe: Recipe, tmp_path: Path) -> Recipe:
     return recipe.changed(model=model_in(tmp_path / "model"), arms=["untuned"])
 
 

@@ -66,8 +66,7 @@ def plan(
         catalogs=options.listed(catalog),
         data_root=None if data_root is None else str(data_root),
     )
-    few_bits = resolved.tuning.method == "lora" and resolved.tuning.lora.quantize is not None
-    number, hardware = parse_gpus(gpus or ("H100" if few_bits else "8xH100"))
+    number, hardware = parse_gpus(gpus or ("8xH100" if resolved.tuning.quantize is None else "H100"))
     made = planned(resolved, number, hardware, shape=shape, pue=pue, kg_co2_per_kwh=grid)
     if json_:
         emit_json(made.to_json())

@@ -410,10 +410,9 @@ def _cluster(
 def _cluster_draws(cluster: str, tasks: Sequence[_Resampled], settings: _Settings) -> Floats:
     """The mean of the tasks in every resample; groups that tasks share are drawn as one."""
     draws = [task.draws for task in tasks]
-    for members in statistics.sharing([task.groups for task in tasks]):
-        groups = np.unique(np.concatenate([tasks[number].groups for number in members]))
+    for members, groups in statistics.sharing([task.groups for task in tasks]):
         names = ["cluster", cluster, int(groups[0])]
-        for number in members if len(members) > 1 else ():
+        for number in members:
             laid = statistics.spread(tasks[number].sums, tasks[number].groups, groups)
             (draws[number],) = statistics.bootstrap(
                 [laid], tasks[number].finish, seed=settings.seed, names=names, resamples=settings.resamples

@@ -100,9 +100,8 @@ def together(pairs: Sequence[Pair], *, seed: int, names: Sequence[str | int], re
     Ten words asked about in five tasks are ten groups, not fifty.
     """
     found = list(pairs)
-    for members in statistics.sharing([pair.groups for pair in pairs]):
-        groups = np.unique(np.concatenate([pairs[number].groups for number in members]))
-        for number in members if len(members) > 1 else ():
+    for members, groups in statistics.sharing([pair.groups for pair in pairs]):
+        for number in members:
             found[number] = _drawn(pairs[number], groups, seed, [*names, int(groups[0])], resamples)
     return found
 

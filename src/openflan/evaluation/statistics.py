@@ -12,12 +12,11 @@ in items: each draw takes all templates of the items it takes.
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit  # Student's t, without the half second that scipy.stats takes
 
 from openflan.seeding import generator
 
@@ -72,7 +71,7 @@ class Error(NamedTuple):
             return 1.0
         if self.variance <= SAME**2:
             return SMALLEST_P
-        return max(SMALLEST_P, float(2 * student.sf(abs(mean) / math.sqrt(self.variance), self.freedom)))
+        return max(SMALLEST_P, float(2 * stdtr(self.freedom, -abs(mean) / math.sqrt(self.variance))))
 
     def smallest_detectable(self) -> float | None:
         """The true mean that is told from zero with 80 % power at the two-sided 5 % level.
@@ -84,7 +83,7 @@ class Error(NamedTuple):
         return (self._quantile(1 - LEVEL / 2) + self._quantile(POWER)) * math.sqrt(self.variance)
 
     def _quantile(self, probability: float) -> float:
-        return float(student.ppf(probability, self.freedom))
+        return float(stdtrit(self.freedom, probability))
 
 
 def replicate_error(values: Floats, factors: Sequence[Sequence[Hashable]]) -> Error:
@@ -136,11 +135,11 @@ def spread(sums: Floats, group_ids: Ints, all_ids: Ints) -> Floats:
     return laid
 
 
-def sharing(groups: Sequence[Ints]) -> list[list[int]]:
-    """Which of several sets of groups have some in common, with each other or through others, by their numbers.
+def sharing(groups: Sequence[Ints]) -> list[tuple[list[int], Ints]]:
+    """Which of several sets of groups have some in common, with each other or through others: numbers and all groups.
 
     >>> sharing([np.array([1, 2]), np.array([3]), np.array([2, 5]), np.array([5, 6])])
-    [[0, 2, 3], [1]]
+    [([0, 2, 3], array([1, 2, 5, 6]))]
     """
     found: list[tuple[list[int], set[int]]] = []
     for number, own in enumerate(groups):
@@ -152,7 +151,7 @@ def sharing(groups: Sequence[Ints]) -> list[list[int]]:
             else:
                 members, every = other[0] + members, other[1] | every
         found = [*apart, (members, every)]
-    return sorted(sorted(members) for members, _ in found)
+    return [(sorted(members), np.array(sorted(every), np.int64)) for members, every in found if len(members) > 1]
 
 
 def over_templates(sums: Floats, finish: Finish) -> Floats:
@@ -256,10 +255,7 @@ def smallest_detectable(draws: Floats) -> float | None:
     From the standard error the bootstrap of the difference shows. None where the arms never differed, which leaves
     the error unknown rather than zero.
     """
-    error = float(np.nanstd(draws))
-    if error <= 1e-12:
-        return None
-    return (NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(POWER)) * error
+    return Error(float(np.nanvar(draws)), math.inf).smallest_detectable()
 
 
 def most_unseen(groups: int, confidence: float = CONFIDENCE) -> float:

@@ -36,6 +36,10 @@ def _hashed(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 def local_folder(name: str) -> Path | None:
     """The folder of a model that is here by its name; None for what the hub or an endpoint has."""
-    folder = WORLD_FOLDER / name.removeprefix(WORLD_PREFIX) if name.startswith(WORLD_PREFIX) else Path(name)
-    folder = folder.expanduser()
+    folder = folder_named(name)
     return folder if folder.is_dir() else None
+
+
+def folder_named(name: str) -> Path:
+    """Where a model of that name would lie, were it here."""
+    return WORLD_FOLDER / name.removeprefix(WORLD_PREFIX) if name.startswith(WORLD_PREFIX) else Path(name).expanduser()

@@ -23,7 +23,7 @@ from openflan.artifacts import write_text
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError
 from openflan.models import adapters
-from openflan.models.identity import FORMAT_FILE, WORLD_FOLDER, WORLD_PREFIX, folder_identity
+from openflan.models.identity import FORMAT_FILE, WORLD_FOLDER, WORLD_PREFIX, folder_identity, folder_named
 from openflan.models.remote import is_remote
 
 if TYPE_CHECKING:
@@ -137,14 +137,11 @@ def find_model(name: str) -> Path:
         raise ModelError(
             f"{name}: an endpoint has no weights or tokenizer here; `score`, `evaluate` and `run` can ask it"
         )
-    if name.startswith(WORLD_PREFIX):
-        folder = WORLD_FOLDER / name.removeprefix(WORLD_PREFIX)
-        if not _holds_model(folder):
-            raise ModelError(f"{name}: no such micro-world checkpoint in {WORLD_FOLDER}{_near(name)}")
-        return folder
-    folder = Path(name).expanduser()
+    folder = folder_named(name)
     if _holds_model(folder):
         return folder
+    if name.startswith(WORLD_PREFIX):
+        raise ModelError(f"{name}: no such micro-world checkpoint in {WORLD_FOLDER}{_near(name)}")
     if folder.exists():
         raise ModelError(f"{name}: the folder has no config.json, so it is no model's{_near(name)}")
     if not is_hub_id(name):

@@ -73,8 +73,7 @@ def arm_model(
 
     tuning = MODEL_OF.get(arm, arm)
     # LoRA may stand beside weights in few bits; every other arm has the base as it is.
-    lora = recipe.tuning.method == "lora" and tuning in (*TUNED_WITH, "supervised")
-    quantize = recipe.tuning.lora.quantize if lora else None
+    quantize = recipe.tuning.quantize if tuning in (*TUNED_WITH, "supervised") else None
     lm = load_model(recipe.model, device=world().loading_device, quantize=quantize)
     if tuning not in TUNED_WITH:
         return lm

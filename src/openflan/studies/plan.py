@@ -344,7 +344,7 @@ def optimizer_bytes(shape: ModelShape, settings: TuningSettings) -> int:
 
 def weight_bytes(shape: ModelShape, settings: TuningSettings) -> float:
     """Bytes of all weights as they lie in memory: float32, but for a quantized base."""
-    quantized = {None: None, "nf4": NF4_BYTES, "int8": INT8_BYTES}[_quantize(settings)]
+    quantized = {None: None, "nf4": NF4_BYTES, "int8": INT8_BYTES}[settings.quantize]
     own = 4.0 * trainable(shape, settings) if settings.method != "full" else 0.0
     if quantized is None:
         return 4.0 * shape.parameters + own
@@ -364,7 +364,7 @@ def tuning_memory(
     """Bytes on the fullest device. More than one share parameters, gradients and states out (FSDP2)."""
     width = 2 if precision == "bfloat16" else 4
     full = settings.method == "full"
-    quantized = _quantize(settings) is not None
+    quantized = settings.quantize is not None
     tuned = trainable(shape, settings)
     passes = [
         group
@@ -451,11 +451,6 @@ def link_rate(hardware: Hardware, devices: int) -> float:
     return min(hardware.link, hardware.network * hardware.per_node)
 
 
-def _quantize(settings: TuningSettings) -> str | None:
-    """How a frozen base is quantized; None where it is not."""
-    return settings.lora.quantize if settings.method == "lora" else None
-
-
 def _flops(shape: ModelShape, settings: TuningSettings, rows: Sequence[RowSize]) -> float:
     return tuning_flops(shape, settings, rows).total if rows else 0.0
 
@@ -482,17 +477,12 @@ def _fewest(
 
     # Up to a row a device, more devices change the forward passes; from there on they only make shards smaller.
     rows = max(map(len, workload.steps))
-    most = 1 if hardware.name == CPU or _in_few_bits(settings) else MOST_DEVICES
+    most = 1 if hardware.name == CPU or settings.quantize is not None else MOST_DEVICES
     for devices in range(1, min(rows, most) + 1):
         if fits(devices):
             return devices
     found = bisect.bisect_left(range(rows + 1, most + 1), True, key=fits) + rows + 1
     return found if found <= most else None
-
-
-def _in_few_bits(settings: TuningSettings) -> bool:
-    """Whether the base is quantized, which cannot be sharded."""
-    return settings.method == "lora" and settings.lora.quantize is not None
 
 
 def _instead(
@@ -554,7 +544,7 @@ def _warnings(made: Plan) -> list[str]:
             f"while it loads, the {together} processes of a node hold the whole model in the host's memory by turns, "
             f"{4 * made.shape.parameters / GIB:,.0f} GiB"
         )
-    if made.devices > 1 and _in_few_bits(made.recipe.tuning):
+    if made.devices > 1 and made.recipe.tuning.quantize is not None:
         said.append("weights in few bits cannot be sharded: `tune` takes one process, so plan for one device")
     if made.step.bound_by == "communication":
         said.append(

@@ -255,7 +255,7 @@ def tune_arms(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progr
     """
     from openflan.tuning.distributed import world
 
-    if world().size > 1 and recipe.tuning.method == "lora" and recipe.tuning.lora.quantize is not None:
+    if world().size > 1 and recipe.tuning.quantize is not None:
         where = "tuning.lora.quantize"
         raise ConfigError(Problem(where, "weights in few bits cannot be sharded", "leave it out, or use one process"))
     split = split_of(recipe)

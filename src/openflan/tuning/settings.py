@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from openflan.models.adapters import LoraSettings
+from openflan.models.adapters import LoraSettings, Quantize
 
 ROW_LENGTH = 1024 + 256
 """Tokens of a packed row unless set: the paper's longest prompt and target together."""
@@ -94,6 +94,11 @@ class TuningSettings(BaseModel):
         if isinstance(given, dict) and "lr" not in given and given.get("method") in USUAL_LR:
             return {**given, "lr": USUAL_LR[given["method"]]}
         return given
+
+    @property
+    def quantize(self) -> Quantize | None:
+        """How the frozen base is quantized; None where it is not."""
+        return self.lora.quantize if self.method == "lora" else None
 
     def content(self) -> dict[str, Any]:
         """What the tuned weights depend on, as plain data."""
