@@ -1,8 +1,8 @@
 """A tuning run to be killed: python -m tests.tuning.killable MODEL FOLDER runs it once.
 
 With a number of kills after that, forked children run it, each killed at a moment drawn from a fixed seed, until one
-comes through; and one runs it without a kill. The log of steps tells the moments, so that they lie alike on a slow
-machine and a fast one.
+comes through. One runs it without a kill first: the log of steps and the time of one tell the moments, so that they lie
+alike on a slow machine and a fast one.
 """
 
 import json
@@ -53,22 +53,29 @@ def forked(model: str, folder: Path) -> int:
 
 def killed_again_and_again(model: str, folder: Path, kills: int) -> None:
     """Leaves `folder/killed`, `folder/straight`, and the number of steps logged at each kill in `folder/kills.json`."""
+    log = folder / "straight" / "steps.jsonl"
+    child = forked(model, folder / "straight")
+    while not lines(log):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
+        time.sleep(0.001)
+    began = time.monotonic()
+    assert os.waitpid(child, 0)[1] == 0
+    a_step = (time.monotonic() - began) / SETTINGS.steps
+
     drawn = random.Random(0)
-    # A moment: that many lines of the log, and a pause within the next steps or the checkpoint they write.
-    moments = sorted((drawn.randrange(SETTINGS.steps + 1), drawn.random() * 0.1) for _ in range(kills))
     log = folder / "killed" / "steps.jsonl"
     seen: list[int] = []
-    for step, pause in moments:
+    # A moment: that many lines of the log, and a pause within the next steps or the checkpoint they write.
+    for step in sorted(drawn.sample(range(SETTINGS.steps), kills)):
         child = forked(model, folder / "killed")
         while lines(log) < step:
             assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
             time.sleep(0.001)
-        time.sleep(pause)
+        time.sleep(2 * a_step * drawn.random())
         seen.append(lines(log))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    for name in ("killed", "straight"):
-        assert os.waitpid(forked(model, folder / name), 0)[1] == 0
+    assert os.waitpid(forked(model, folder / "killed"), 0)[1] == 0
     (folder / "kills.json").write_text(json.dumps(seen))
 
 
