@@ -155,7 +155,7 @@ def test_lora_beside_few_bits_is_saved_alone_and_comes_back_as_tuned(tmp_path: P
         {"steps": 3, "tokens_per_step": 60, "row_length": 30, "lr": 1e-2, "optimizer": "adamw", "method": "lora"}
         | {"lora": {"rank": 2, "quantize": quantize}}
     )
-    whole = saved(tmp_path / "base")
+    whole = saved(tmp_path / "base", hidden_size=64, intermediate_size=64)
     lm = load_model(whole.name, device="cpu", quantize=quantize)
     assert lm.identity != whole.identity
     before = logits(lm).clone()
@@ -176,6 +176,14 @@ def test_lora_beside_few_bits_is_saved_alone_and_comes_back_as_tuned(tmp_path: P
         tune(
             load_model(whole.name, device="cpu", quantize=quantize), lambda block: examples(9), full, tmp_path / "full"
         )
+
+
+@few_bits
+def test_rows_that_end_within_a_block_of_four_bits_are_refused(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "base")  # of 32 values a row
+    with pytest.raises(ModelError, match=r"q_proj and 13 more take 32 values, which are no whole blocks of 64"):
+        load_model(whole.name, device="cpu", quantize="nf4")
+    assert load_model(whole.name, device="cpu", quantize="int8").quantize == "int8"
 
 
 def test_bits_must_be_those_of_the_settings(tmp_path: Path) -> None:

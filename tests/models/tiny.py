@@ -95,9 +95,9 @@ def tiny(family: str = "llama", seed: int = 0, **settings: object) -> PreTrained
     return built.eval()
 
 
-def saved(folder: Path, family: str = "llama") -> LanguageModel:
+def saved(folder: Path, family: str = "llama", **settings: object) -> LanguageModel:
     """A tiny model and tokenizer written to `folder` and loaded from there."""
-    tiny(family).save_pretrained(folder)
+    tiny(family, **settings).save_pretrained(folder)
     bpe().save_pretrained(folder)
     return load_model(str(folder), device="cpu")
 

@@ -1,6 +1,6 @@
 """Tiny random models of several architectures, and a model that writes what it is told."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.models.load import LanguageModel, load_model
+from openflan.scoring import gemm
 from openflan.scoring.rank import ScoreRequest
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 260}
@@ -108,6 +109,14 @@ def tiny(architecture: str) -> LanguageModel:
         context=96,
         identity=architecture,
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _torchs_own_products() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction] -- pytest calls it
+    """On every processor: whether oneDNN is faster on this one decides nothing here; a test of it says so itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gemm, "onednn_is_faster", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

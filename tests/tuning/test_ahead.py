@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,4 +95,33 @@ def test_no_process_outlives_the_one_it_works_for(sent: signal.Signals) -> None:
     until = time.monotonic() + SECONDS
     while any(map(is_running, workers)) and time.monotonic() < until:
         time.sleep(0.05)
+    assert not any(map(is_running, workers))
+
+
+def ids_of_two(results: Iterator[int]) -> set[int]:
+    workers: set[int] = set()
+    for worker in itertools.islice(results, 1, None):
+        workers.add(worker)
+        if len(workers) == 2:
+            break
+    return workers
+
+
+@pytest.mark.slow
+def test_a_signal_to_end_is_left_to_the_process_that_is_worked_for() -> None:
+    with contextlib.closing(in_order(own_id, 0, workers=2)) as results:
+        workers = ids_of_two(results)
+        for worker in workers:
+            os.kill(worker, signal.SIGTERM)
+        assert set(itertools.islice(results, 20)) <= workers
+        assert all(map(is_running, workers))
+
+
+@pytest.mark.slow
+def test_where_one_process_was_killed_the_others_end() -> None:
+    with contextlib.closing(in_order(own_id, 0, workers=2)) as results:
+        workers = ids_of_two(results)
+        os.kill(min(workers), signal.SIGKILL)
+        with pytest.raises(RunError, match="ended without a word"):
+            list(itertools.islice(results, 1000))
     assert not any(map(is_running, workers))

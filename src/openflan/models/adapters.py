@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 CONFIG_FILE, WEIGHTS_FILE, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 
 Quantize = Literal["nf4", "int8"]
+NF4_BLOCK = 64
+"""Weights that share a scale (Dettmers et al. 2023)."""
 
 
 class Base(NamedTuple):
@@ -280,3 +282,28 @@ def quantized_options(name: str, quantize: Quantize, device: str) -> dict[str, A
             bnb_4bit_compute_dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32,
         )
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def settle_few_bits(model: "PreTrainedModel", name: str) -> None:
+    """Have four bits on a CPU mean the same on every processor.
+
+    A CPU with bfloat16 lays matrices out anew in the first pass that is not training, for products without a gradient:
+    tuning after an evaluation would learn nothing. That is turned off. Raises ModelError where rows do not fill blocks
+    of 64 weights, of which one with AVX-512 would read other weights than were written.
+    """
+    sizes: dict[str, int] = {}
+    for path, module in model.named_modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            four_bits = cast(Any, module)
+            four_bits.support_avx512bf16_for_cpu = False
+            sizes[path] = four_bits.in_features
+    uneven = [path for path, size in sizes.items() if size % NF4_BLOCK]
+    if uneven and model.device.type == "cpu":
+        raise ModelError(
+            Problem(
+                name,
+                f"{uneven[0]} and {len(uneven) - 1} more take {sizes[uneven[0]]} values, which are no whole blocks of "
+                f"{NF4_BLOCK}: bitsandbytes cannot hold them as nf4 on a CPU",
+                "quantize = int8 can",
+            )
+        )

@@ -105,8 +105,10 @@ def load_model(
             raise
         raise ModelError(f"{name}: quantize = {quantize!r} does not work on {_device(device)}: {error}") from error
     model = cast("PreTrainedModel", loaded)
-    if quantize is None:  # else it lies where it was put
+    if quantize is None:
         cast(Any, model).to(_device(device))
+    else:  # it lies where it was put
+        adapters.settle_few_bits(model, name)
     model.eval()
     identity = folder_identity(folder)
     return LanguageModel(

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 from openflan.errors import ConfigError, Problem, RunError
@@ -41,7 +41,7 @@ def in_order(function: Callable[[int], T], first: int, *, workers: int) -> Gener
         return
     sent = _pickled(function)
     # A forked child of a process that has used torch's threads can hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (sent,))
+    pool = ProcessPoolExecutor(workers, _Context(), _start_worker, (sent,))
     try:
         numbers = itertools.count(first + 1)
         ahead = deque(pool.submit(_call, next(numbers)) for _ in range(AHEAD * workers))
@@ -74,10 +74,21 @@ def _pickled(function: Callable[[int], Any]) -> bytes:
         raise ConfigError(Problem("data_workers", f"the data cannot be sent to a process: {error}", hint)) from error
 
 
+class _Process(SpawnProcess):
+    def terminate(self) -> None:
+        """Workers pass over SIGTERM, which a pool that one of them has left sends to the others before it waits."""
+        self.kill()
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
 def _start_worker(sent: bytes) -> None:
     global _function
-    # Ctrl-C goes to all processes of a terminal: the one that started this one decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to all processes of a terminal, SIGTERM often to all of a job: the one that started this one decides.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     # One process is one core, so that workers share a machine as they are told to.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

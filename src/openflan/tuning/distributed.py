@@ -5,6 +5,8 @@ its gradient and of its optimizer state in each. Without torchrun there is one p
 """
 
 import contextlib
+import functools
+import itertools
 import os
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -15,8 +17,10 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage] -- public in the docs
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -94,6 +98,7 @@ class World:
 
 ALONE = World()
 _world = ALONE
+_joins = itertools.count()
 _GONE = re.compile("closed by peer|reset by peer|broken pipe|remote process", re.IGNORECASE)
 
 
@@ -114,7 +119,10 @@ def joined() -> Generator[World, None, None]:
         yield _world
         return
     device = _own_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, size = _meeting_place()
+    # Under a name of its own: addresses of an earlier group would be taken for those of this one.
+    dist.init_process_group(backend, store=PrefixStore(f"join-{next(_joins)}", store), rank=rank, world_size=size)
     waiting: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
     _world = World(dist.get_rank(), dist.get_world_size(), device, waiting)
     try:
@@ -127,6 +135,12 @@ def joined() -> Generator[World, None, None]:
         _world = ALONE
     # After an error the others may be in the middle of a reduction: leaving in good order would wait for them.
     dist.destroy_process_group()
+
+
+@functools.cache
+def _meeting_place() -> tuple[Any, int, int]:
+    """(store in which processes find each other, rank, number of processes), as torchrun's variables say."""
+    return next(rendezvous("env://"))
 
 
 def mesh_of(world: World) -> DeviceMesh:

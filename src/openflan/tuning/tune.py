@@ -47,7 +47,7 @@ from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, save_checkpoint
 from openflan.tuning.dev import DevLog, DevLoss, DevSet
-from openflan.tuning.distributed import ALONE, World, joined, mesh_of, shard, whole
+from openflan.tuning.distributed import World, joined, mesh_of, shard, whole
 from openflan.tuning.feed import Blocks, num_workers, row_length, steps_from
 from openflan.tuning.loss import TargetLogits, backward, target_nats
 from openflan.tuning.optimizer import make_optimizer
@@ -124,8 +124,8 @@ def tune(
     """
     prompt_format = prompt_format or lm.prompt_format or PromptFormat()
     device, dtype = str(lm.device), str(lm.dtype).removeprefix("torch.")
-    finished = (folder / "model").is_dir()
-    with contextlib.nullcontext(ALONE) if finished else joined() as world:
+    with joined() as world:
+        finished, *_ = world.gathered((folder / "model").is_dir())
         with world.first_alone():
             _claim(folder, lm, settings, prompt_format)
         if not finished:
