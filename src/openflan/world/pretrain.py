@@ -81,6 +81,8 @@ class Settings:
     tokens: int = 25_000_000
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the matrix products; weights and optimizer are float32."""
+    patterns: bool = True
+    """Whether the text has documents that repeat one thing with new content."""
     learning_rate: float = 1.2e-3
     decay: float = 0.35
     """Share of the tokens over which the learning rate falls."""
@@ -262,7 +264,13 @@ def _special_ids(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
 
 
 def batches(
-    tokenizer: "PreTrainedTokenizerFast", seed: int, stage: Stage, batch_tokens: int, answer_weight: float
+    tokenizer: "PreTrainedTokenizerFast",
+    seed: int,
+    stage: Stage,
+    batch_tokens: int,
+    answer_weight: float,
+    *,
+    patterns: bool = True,
 ) -> Iterator[Batch]:
     """Endless batches of one stage: documents of similar length together, in random order.
 
@@ -273,7 +281,7 @@ def batches(
     tokenizer.backend_tokenizer.no_truncation()
     for block in itertools.count():
         rng = random.Random(derive(seed, "block", stage, block))
-        texts = [documents(rng, stage) for _ in range(1500)]
+        texts = [documents(rng, stage, patterns=patterns) for _ in range(1500)]
         rows = _encoded(tokenizer, [(text.text, text.answers) for text in texts], answer_weight, eos)
         rows.sort(key=lambda row: len(row[0]))
         groups: list[list[tuple[list[int], list[float]]]] = [[]]
@@ -371,7 +379,8 @@ def pretrain(
         stage = current[0]
         if current != phase:
             phase = current
-            stream = batches(tokenizer, derive(settings.seed, "text", progress.tokens, progress.restarts), *phase)
+            seed = derive(settings.seed, "text", progress.tokens, progress.restarts)
+            stream = batches(tokenizer, seed, *phase, patterns=settings.patterns)
         batch = next(stream)
         rate = _learning_rate(settings, progress)
         for group in optimizer.param_groups:
@@ -483,7 +492,7 @@ def _card(settings: Settings, progress: _Progress) -> dict[str, Any]:
     return {
         "version": VERSION,
         "command": f"python -m openflan.world.pretrain --size {settings.size} --seed {settings.seed} "
-        f"--tokens {settings.tokens} --precision {settings.precision}",
+        f"--tokens {settings.tokens} --precision {settings.precision}{'' if settings.patterns else ' --no-patterns'}",
         "settings": dataclasses.asdict(settings),
         "tokens": progress.tokens,
         "steps": progress.steps,
@@ -589,6 +598,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=float, default=25e6)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--no-patterns", action="store_true", help="leave repeated patterns out of the text")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing run is continued")
     parser.add_argument("--export-now", type=Path, metavar="FOLDER", help="only export the latest checkpoint of --out")
@@ -597,7 +607,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.export_now:
         export_checkpoint(chosen.out, chosen.export_now)
         return
-    pretrain(Settings(chosen.size, chosen.seed, int(chosen.tokens), chosen.precision), chosen.out, device=chosen.device)
+    settings = Settings(chosen.size, chosen.seed, int(chosen.tokens), chosen.precision, patterns=not chosen.no_patterns)
+    pretrain(settings, chosen.out, device=chosen.device)
 
 
 if __name__ == "__main__":

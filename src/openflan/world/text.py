@@ -65,15 +65,19 @@ class Exchange(NamedTuple):
     wrong: str
 
 
-def document(rng: Rng, stage: Stage) -> Document:
-    """One document of the stage. Its length is not bounded; nearly all have fewer than 250 tokens."""
-    makers, weights = _MIXTURES[stage]
+def document(rng: Rng, stage: Stage, *, patterns: bool = True) -> Document:
+    """One document of the stage. Its length is not bounded; nearly all have fewer than 250 tokens.
+
+    patterns: among them documents that repeat one thing with new content, from which learning in a context grows.
+    """
+    makers, weights = (_MIXTURES if patterns else _MIXTURES_WITHOUT_PATTERNS)[stage]
     return _unmarked(rng.choices(makers, weights)[0](rng))
 
 
-def documents(rng: Rng, stage: Stage) -> Document:
+def documents(rng: Rng, stage: Stage, *, patterns: bool = True) -> Document:
     """One training text: a document, or (15 %) two to four joined by the document separator."""
-    parts = [document(rng, stage) for _ in range(1 if rng.random() < 0.85 else rng.choice((2, 3, 4)))]
+    count = 1 if rng.random() < 0.85 else rng.choice((2, 3, 4))
+    parts = [document(rng, stage, patterns=patterns) for _ in range(count)]
     text, answers = "", []
     for part in parts:
         if text:
@@ -1348,4 +1352,9 @@ _MIXTURES = {
     "focus": _mixture((_one_question_text, 3.0), (_one_claim_text, 2.3), (_one_of_two_text, 2.0)),
     "refresh": _mixture((_one_question_text, 2.5), (_one_claim_text, 4.0)),
     "late": _mixture(*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
+}
+_PATTERNS = frozenset({_pattern_text, _same_scene_kind_text, _label_text, _map_text, _same_piece_text})
+_MIXTURES_WITHOUT_PATTERNS = {
+    stage: _mixture(*(part for part in zip(*mixture, strict=True) if part[0] not in _PATTERNS))
+    for stage, mixture in _MIXTURES.items()
 }
