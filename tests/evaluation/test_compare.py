@@ -390,6 +390,17 @@ def test_with_own_prompts_items_are_paired_and_not_prompts() -> None:
         compared(TUNED, other.with_columns(pl.lit([0], pl.List(pl.Int32)).alias("gold")), own_prompts=True)
 
 
+def test_with_own_prompts_items_without_a_template_in_common_are_an_error() -> None:
+    first = pl.col("row_id").str.split("/").list.last().cast(pl.Int32) % 2 == 0
+    through_a = pl.col("template") == "a"
+    with pytest.raises(RunError, match="t: no item was answered by both sides through the same template"):
+        compared(
+            TUNED.filter(pl.col("template") != "c", first == through_a),
+            UNTUNED.filter(pl.col("template") != "c", first != through_a),
+            own_prompts=True,
+        )
+
+
 def test_with_own_prompts_a_side_with_exemplars_meets_one_without() -> None:
     five, one = (UNTUNED.with_columns(pl.lit(shots, pl.Int32).alias("shots")) for shots in (5, 1))
     with pytest.raises(RunError, match="no prompt was answered by both"):

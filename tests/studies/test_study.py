@@ -134,6 +134,11 @@ def test_settings_name_every_problem() -> None:
     assert [one.name for one in possible(toy(ladder=[]))] == [name for name in STUDIES if name != "scale"]
 
 
+def test_a_size_is_one_rung_of_the_ladder() -> None:
+    with pytest.raises(ConfigError, match="two rungs have as many parameters"):
+        STUDIES["scale"].plan(toy(ladder=[["world:tiny"], ["world:base"], ["world:base-1"]]))
+
+
 def test_a_foreign_model_takes_the_papers_recipe() -> None:
     splits = [["nli", "paraphrase"], ["commonsense"]]
     found, file = resolve_settings(None, None, models=["a/b"], splits=splits, seeds=[3])

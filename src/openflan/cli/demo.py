@@ -13,11 +13,16 @@ from openflan.cli.console import emit_json, err, out, shown_progress
 def demo(
     out_: Annotated[Path, typer.Option("--out", help="Folder of the demo's runs.")] = Path("runs/demo"),
     model: Annotated[
-        str, typer.Option(help="Base model: world:small, world:base, world:base-1, world:base-2.")
+        str,
+        typer.Option(
+            help="Base model: world:base, its other pretraining seeds world:base-1 and world:base-2, or another size."
+        ),
     ] = "world:base",
     seed: Annotated[int | None, typer.Option(help="Seed of rows and tuning.", show_default="the report seed")] = None,
     hold_out: options.HoldOut = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="the cores, at most 4")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes.", show_default="the cores, at most 4; 1 beside a GPU")
+    ] = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -36,7 +41,7 @@ def demo(
             model=model,
             seed=study.REPORT_SEED if seed is None else seed,
             splits={name: study.SPLITS.get(name, (name,)) for name in options.listed(hold_out) or study.SPLITS},
-            workers=workers,
+            workers=workers or options.models_at_once(),
             progress=progress,
         )
     page = write_report(out_)

@@ -219,8 +219,8 @@ def compare(
     tasks, and over all clusters. `changed` lists the items whose value changed.
 
     Raises RunError where the sides share nothing, naming what each has; where the same item has another prompt, gold,
-    options, references, group or cluster on the other side; or where a task is scored by different metrics. All
-    problems at once.
+    options, references, group or cluster on the other side; where a task is scored by different metrics, or no item of
+    it was answered through the same template. All problems at once.
     """
     sides = {"a": _Answered.of(a), "b": _Answered.of(b)}
     pairing = _by_item(sides) if own_prompts else _by_prompt(sides)
@@ -228,12 +228,15 @@ def compare(
     pairs: list[Pair] = []
     tasks: list[TaskComparison] = []
     items: list[ChangedItem] = []
+    crossed: list[Problem] = []
     numbers = _group_numbers(pairing.blocks)
     for block in pairing.blocks:
         measure = metric(a.metrics[block.task])
         answers = _answers(block, measure, numbers)
         pair = paired.pair(*answers, seed=seed, names=[block.task], resamples=resamples)
-        assert pair is not None
+        if pair is None:  # by item, through the same templates on both sides, but no item through the same one
+            crossed.append(Problem(block.task, "no item was answered by both sides through the same template"))
+            continue
         frame = _side_by_side(block)
         per_item = _per_item(frame)
         pairs.append(pair)
@@ -248,6 +251,7 @@ def compare(
         })  # fmt: skip
         if changed:
             items += _changed(block, frame, per_item, every=own_prompts)
+    _raise_any(crossed)
     clusters = _clusters(pairs, pairing.blocks, seed=seed, resamples=resamples)
     paired.adjust(tasks)
     paired.adjust(clusters)

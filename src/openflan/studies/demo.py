@@ -1,6 +1,5 @@
 """`openflan demo`: the paper's question asked of the micro-world, offline, in minutes."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def demo(
     model: str = "world:base",
     seed: int = REPORT_SEED,
     splits: Mapping[str, Sequence[str]] = SPLITS,
-    workers: int | None = None,
+    workers: int = 1,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Run the demo's splits into folders under `out`, and write a result.json over all of them.
@@ -45,7 +44,7 @@ def demo(
     Equal arguments give equal bytes, whatever `workers` is: each arm computes in one thread.
     """
     recipes = {out / name: recipe for name, recipe in demo_recipes(model=model, seed=seed, splits=splits).items()}
-    results = run_many(recipes, workers=workers or min(os.cpu_count() or 1, 4), progress=progress)
+    results = run_many(recipes, workers=workers, progress=progress)
     return write_collection(out, "The micro-world: what instruction tuning did on clusters never seen", results)
 
 

@@ -10,14 +10,19 @@ SERIES = {"untuned": "untuned", "tuned": "instruction-tuned"}
 
 
 def plan(settings: StudySettings) -> Plan:
-    """Every rung of the ladder, its models being pretraining seeds of one size. Raises ConfigError without a ladder."""
+    """Every rung of the ladder, its models being pretraining seeds of one size.
+
+    Raises ConfigError without a ladder, and where two rungs have the same number of parameters.
+    """
     from openflan.models.shape import model_shape
 
     if not settings.ladder:
         raise ConfigError("the study `scale` needs a ladder of models: `ladder` in a settings file")
     readings: list[Reading] = []
-    for rung in settings.ladder:
-        parameters = model_shape(rung[0]).parameters
+    rungs = {model_shape(rung[0]).parameters: rung for rung in settings.ladder}
+    if len(rungs) < len(settings.ladder):
+        raise ConfigError("ladder: two rungs have as many parameters: models of one size belong into one list")
+    for parameters, rung in rungs.items():
         for replicate in (Replicate(model, seed) for model in rung for seed in settings.seeds):
             for arm in SERIES:
                 system = System(settings.recipe_of(replicate, arm, settings.together))
