@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from openflan.world.text import DOCUMENT_SEPARATOR, NONSENSE, STAGES, Stage, document, documents
+from openflan.world.text import DOCUMENT_SEPARATOR, NONSENSE, STAGES, Patterns, Stage, document, documents
 from openflan.world.tokenizer import tokens
 
 
@@ -37,12 +37,12 @@ def test_the_stream_depends_on_the_generator_alone() -> None:
 
 
 def test_without_patterns_no_label_is_made_up() -> None:
-    def words(patterns: bool) -> set[str]:
+    def words(patterns: Patterns) -> set[str]:
         rng = random.Random(6)
         return {word for _ in range(1500) for word in tokens(document(rng, "full", patterns=patterns).text)}
 
-    assert set(NONSENSE) <= words(True)
-    assert not set(NONSENSE) & words(False)
+    assert set(NONSENSE) <= words("short")
+    assert not set(NONSENSE) & words("none")
 
 
 def test_joined_documents_keep_their_answer_spans() -> None:

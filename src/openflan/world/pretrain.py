@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from openflan.seeding import derive
 from openflan.world.probes import PROBES, Probe, accuracies
-from openflan.world.text import Stage, documents
+from openflan.world.text import Patterns, Stage, documents
 from openflan.world.tokenizer import EOS, PAD, build_tokenizer
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SIZES", "FastLlama", "Settings", "Size", "export", "main", "pretrain"]
 
-WINDOW = 256
-"""Longest training sequence, in tokens."""
+WINDOW, LONG_WINDOW = 256, 512
+"""Longest training sequence, in tokens: commonly, and of a text with long patterns."""
 
 VERSION = 1
 """Of the checkpoints: bump when text, tokenizer or training change."""
@@ -81,8 +81,8 @@ class Settings:
     tokens: int = 25_000_000
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the matrix products; weights and optimizer are float32."""
-    patterns: bool = True
-    """Whether the text has documents that repeat one thing with new content."""
+    patterns: Patterns = "short"
+    """In the text."""
     learning_rate: float = 1.2e-3
     decay: float = 0.35
     """Share of the tokens over which the learning rate falls."""
@@ -174,12 +174,12 @@ class FastLlama(nn.Module):
         self.norm = nn.Parameter(torch.ones(size.width))
         head = size.width // size.heads
         frequencies = 1 / (10000 ** (torch.arange(0, head, 2) / head))
-        angles = torch.arange(2 * WINDOW)[:, None] * frequencies
+        angles = torch.arange(LONG_WINDOW)[:, None] * frequencies
         angles = torch.cat((angles, angles), -1)
         self.register_buffer("cosine", angles.cos().to(dtype), persistent=False)
         self.register_buffer("sine", angles.sin().to(dtype), persistent=False)
         self.register_buffer(
-            "mask", torch.full((2 * WINDOW, 2 * WINDOW), -torch.inf).triu(1).to(dtype), persistent=False
+            "mask", torch.full((LONG_WINDOW, LONG_WINDOW), -torch.inf).triu(1).to(dtype), persistent=False
         )
         self._initialise(seed)
 
@@ -238,7 +238,7 @@ class Batch:
 
 def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Sequence[tuple[int, int]]]],
              weight: float,
-             eos: int) -> list[tuple[list[int], list[float]]]:  # fmt: skip
+             eos: int, window: int) -> list[tuple[list[int], list[float]]]:  # fmt: skip
     """Ids and loss weights of texts with their answer spans, an end-of-text token at both ends, cut to the window."""
     rows: list[tuple[list[int], list[float]]] = []
     for (_, answers), encoding in zip(
@@ -253,7 +253,7 @@ def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Se
                 span = next(spans, None)
             if span and start >= span[0] and end > start:
                 weights[position] = weight
-        rows.append((ids[: WINDOW + 1], weights[: WINDOW + 1]))
+        rows.append((ids[: window + 1], weights[: window + 1]))
     return rows
 
 
@@ -270,19 +270,20 @@ def batches(
     batch_tokens: int,
     answer_weight: float,
     *,
-    patterns: bool = True,
+    patterns: Patterns = "short",
 ) -> Iterator[Batch]:
     """Endless batches of one stage: documents of similar length together, in random order.
 
     Each block of 1,500 texts is made from a seed of its own, so that a resumed run continues with fresh text.
     """
     pad, eos = _special_ids(tokenizer)
+    window = LONG_WINDOW if patterns == "long" else WINDOW
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     for block in itertools.count():
         rng = random.Random(derive(seed, "block", stage, block))
         texts = [documents(rng, stage, patterns=patterns) for _ in range(1500)]
-        rows = _encoded(tokenizer, [(text.text, text.answers) for text in texts], answer_weight, eos)
+        rows = _encoded(tokenizer, [(text.text, text.answers) for text in texts], answer_weight, eos, window)
         rows.sort(key=lambda row: len(row[0]))
         groups: list[list[tuple[list[int], list[float]]]] = [[]]
         for row in rows:
@@ -492,7 +493,7 @@ def _card(settings: Settings, progress: _Progress) -> dict[str, Any]:
     return {
         "version": VERSION,
         "command": f"python -m openflan.world.pretrain --size {settings.size} --seed {settings.seed} "
-        f"--tokens {settings.tokens} --precision {settings.precision}{'' if settings.patterns else ' --no-patterns'}",
+        f"--tokens {settings.tokens} --precision {settings.precision} --patterns {settings.patterns}",
         "settings": dataclasses.asdict(settings),
         "tokens": progress.tokens,
         "steps": progress.steps,
@@ -598,7 +599,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=float, default=25e6)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--no-patterns", action="store_true", help="leave repeated patterns out of the text")
+    parser.add_argument("--patterns", choices=get_args(Patterns), default="short", help="in the text")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing run is continued")
     parser.add_argument("--export-now", type=Path, metavar="FOLDER", help="only export the latest checkpoint of --out")
@@ -607,7 +608,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.export_now:
         export_checkpoint(chosen.out, chosen.export_now)
         return
-    settings = Settings(chosen.size, chosen.seed, int(chosen.tokens), chosen.precision, patterns=not chosen.no_patterns)
+    settings = Settings(chosen.size, chosen.seed, int(chosen.tokens), chosen.precision, patterns=chosen.patterns)
     pretrain(settings, chosen.out, device=chosen.device)
 
 

@@ -17,24 +17,30 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 from openflan.world import language as lang
 from openflan.world.carriers import CARRIERS
 from openflan.world.language import Fact, Realm, fill, other_than, sentence
 
-__all__ = ["DOCUMENT_SEPARATOR", "STAGES", "Document", "Stage", "document", "documents"]
+__all__ = ["DOCUMENT_SEPARATOR", "STAGES", "Document", "Patterns", "Stage", "document", "documents"]
 
 Stage = Literal["first", "early", "full", "focus", "refresh", "late"]
 STAGES: tuple[Stage, ...] = ("first", "early", "full", "focus", "refresh", "late")
 """first and early: simple text; full: everything; focus and refresh: one fact and one question or claim per document;
 late: everything, with more of these."""
 
+Patterns = Literal["none", "short", "long"]
+"""Documents that repeat one thing with new content, from which learning in a context grows. short: what the shipped
+base models read; long: also exercises with headings and choices, of up to `LONGEST_EXERCISE` tokens."""
+
 DOCUMENT_SEPARATOR = "<eos>"
 """Between documents, and between the parts of some: the text of the end-of-text token."""
 
 LONGEST = 240
 """Tokens after which a document of repeated patterns ends; below the training window of 256."""
+LONGEST_EXERCISE = 470
+"""The same for exercises, whose window is 512."""
 
 _REALM = Realm.PRETRAINING
 _OPEN, _CLOSE = "\x02", "\x03"
@@ -65,16 +71,16 @@ class Exchange(NamedTuple):
     wrong: str
 
 
-def document(rng: Rng, stage: Stage, *, patterns: bool = True) -> Document:
-    """One document of the stage. Its length is not bounded; nearly all have fewer than 250 tokens.
+def document(rng: Rng, stage: Stage, *, patterns: Patterns = "short") -> Document:
+    """One document of the stage.
 
-    patterns: among them documents that repeat one thing with new content, from which learning in a context grows.
+    Its length is not bounded; nearly all have fewer than 250 tokens, with long patterns fewer than 500.
     """
-    makers, weights = (_MIXTURES if patterns else _MIXTURES_WITHOUT_PATTERNS)[stage]
+    makers, weights = _MIXTURES[patterns][stage]
     return _unmarked(rng.choices(makers, weights)[0](rng))
 
 
-def documents(rng: Rng, stage: Stage, *, patterns: bool = True) -> Document:
+def documents(rng: Rng, stage: Stage, *, patterns: Patterns = "short") -> Document:
     """One training text: a document, or (15 %) two to four joined by the document separator."""
     count = 1 if rng.random() < 0.85 else rng.choice((2, 3, 4))
     parts = [document(rng, stage, patterns=patterns) for _ in range(count)]
@@ -1004,26 +1010,26 @@ def _copy_text(rng: Rng) -> str:
 def _carrier_text(rng: Rng) -> str:
     """Ordinary sentences that carry the words of instructions."""
     count = rng.choice((1, 2, 2, 3))
-    filled: list[str] = []
-    for pattern in rng.sample(CARRIERS, count):
-        name, other = _two_people(rng)
-        thing, second = rng.sample(lang.THINGS, 2)
-        filled.append(
-            sentence(
-                pattern.format(
-                    name=name,
-                    other=other,
-                    he=lang.pronoun(name),
-                    his=lang.possessive(name),
-                    thing=thing,
-                    second=second,
-                    place=rng.choice(lang.PLACES),
-                    number=rng.choice(lang.NUMBERS[2:]),
-                    day=rng.choice(lang.DAYS),
-                )
-            )
-        )
+    filled = [_carrier(rng, pattern) for pattern in rng.sample(CARRIERS, count)]
     return rng.choice((" ", "\n")).join(filled)
+
+
+def _carrier(rng: Rng, pattern: str) -> str:
+    name, other = _two_people(rng)
+    thing, second = rng.sample(lang.THINGS, 2)
+    return sentence(
+        pattern.format(
+            name=name,
+            other=other,
+            he=lang.pronoun(name),
+            his=lang.possessive(name),
+            thing=thing,
+            second=second,
+            place=rng.choice(lang.PLACES),
+            number=rng.choice(lang.NUMBERS[2:]),
+            day=rng.choice(lang.DAYS),
+        )
+    )
 
 
 # ------------------------------------------------------------------------------------------------- claims with verdicts
@@ -1122,8 +1128,8 @@ _HEADINGS = ("Lesson {number}", "Exercise {number}", "Quiz of {name}", "Notes of
              "Now the same, {number} times", "Everything below is alike", "It goes like this")  # fmt: skip
 
 
-def _joined(rng: Rng, parts: Callable[[], str], count: int, separator: str) -> str:
-    """Up to `count` parts, as long as they fit into the window, half of the time under a heading."""
+def _joined(rng: Rng, parts: Callable[[], str], count: int, separator: str, longest: int = LONGEST) -> str:
+    """Up to `count` parts, as long as they fit into the window, a third of the time under a heading."""
     pieces: list[str] = []
     if "\n" in separator and rng.random() < 0.35:
         heading = rng.choice(_HEADINGS).format(number=rng.choice(lang.NUMBERS[1:]), name=_person(rng))
@@ -1132,7 +1138,7 @@ def _joined(rng: Rng, parts: Callable[[], str], count: int, separator: str) -> s
     for _ in range(count):
         part = parts()
         length += _size(part) + 2
-        if length > LONGEST and len(pieces) > 1:
+        if length > longest and len(pieces) > 1:
             break
         pieces.append(part)
     return separator.join(pieces)
@@ -1323,6 +1329,56 @@ def _same_piece_text(rng: Rng) -> str:
     return _joined(rng, part, rng.choice((3, 5, 7, 10)), separator)
 
 
+_CHOICES = ("{0} / {1}", "{0}, {1}?", "- {0}\n- {1}", "It may be {0} or {1}.", "{0} | {1}", "a: {0}\nb: {1}",
+            "One of these: {0}; {1}.")  # fmt: skip
+
+
+def _exercise_text(rng: Rng) -> str:
+    """One exercise again and again: words that tell nothing of it, an input, choices, the answer.
+
+    What is to be done is learned from the answers before, past all that stands between them.
+    """
+    heading = _carrier(rng, rng.choice(CARRIERS)) if rng.random() < 0.8 else ""
+    repeated, above = rng.random() < 0.85, rng.random() < 0.6
+    choices = rng.choice(_CHOICES) if rng.random() < 0.75 else ""
+    lead = rng.choice(("", "", "So: ", "{name}: ", "= ", "Then ")).format(name=_person(rng))
+    shown: Callable[[], tuple[str, str, tuple[str, str]]]
+    if rng.random() < 0.45:
+        sources, _ = _labelled_sources(rng)
+        sources = sources[:2]
+        labels = rng.sample(rng.choice(_LABELS), 2)
+
+        def shown() -> tuple[str, str, tuple[str, str]]:
+            index = rng.randrange(2)
+            return sources[index](rng), labels[index], (labels[0], labels[1])
+
+    else:
+        ask, asked = _any_ask(rng), rng.random() < 0.7
+
+        def shown() -> tuple[str, str, tuple[str, str]]:
+            made = ask(rng)
+            needed = asked or not made.context or made.answer in ("yes", "no", "maybe")
+            question = made.question if needed else ""
+            text = "\n".join(part for part in (made.context, question) if part)
+            return text, made.answer, (made.answer, made.wrong)
+
+    fixed = rng.random() < 0.5
+    number = 0
+
+    def part() -> str:
+        nonlocal number
+        number += 1
+        text, answer, both = shown()
+        ordered = sorted(both) if fixed else _shuffled(rng, both)
+        told = [heading, text] if above else [text, heading]
+        lines = [line for line in told if line and (line != heading or repeated or number == 1)]
+        if choices:
+            lines.append(choices.format(*ordered))
+        return "\n".join([*lines, f"{lead}{_mark(answer)}"])
+
+    return _joined(rng, part, rng.choice((3, 4, 6, 8, 12)), rng.choice(("\n\n", "\n\n", "\n")), LONGEST_EXERCISE)
+
+
 # --------------------------------------------------------------------------------------------------------- the mixtures
 
 _FULL: tuple[tuple[Maker, float], ...] = (
@@ -1345,16 +1401,26 @@ def _mixture(*parts: tuple[Maker, float]) -> tuple[list[Maker], list[float]]:
     return [maker for maker, _ in parts], [weight for _, weight in parts]
 
 
-_MIXTURES = {
-    "first": _mixture((_first_reader_text, 16), *_SIMPLE),
-    "early": _mixture((_reader_text, 10), (_one_of_two_text, 2), *_SIMPLE),
-    "full": _mixture(*_FULL),
-    "focus": _mixture((_one_question_text, 3.0), (_one_claim_text, 2.3), (_one_of_two_text, 2.0)),
-    "refresh": _mixture((_one_question_text, 2.5), (_one_claim_text, 4.0)),
-    "late": _mixture(*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
+_STAGE_MIXTURES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
+    "first": ((_first_reader_text, 16), *_SIMPLE),
+    "early": ((_reader_text, 10), (_one_of_two_text, 2), *_SIMPLE),
+    "full": _FULL,
+    "focus": ((_one_question_text, 3.0), (_one_claim_text, 2.3), (_one_of_two_text, 2.0)),
+    "refresh": ((_one_question_text, 2.5), (_one_claim_text, 4.0)),
+    "late": (*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
 }
-_PATTERNS = frozenset({_pattern_text, _same_scene_kind_text, _label_text, _map_text, _same_piece_text})
-_MIXTURES_WITHOUT_PATTERNS = {
-    stage: _mixture(*(part for part in zip(*mixture, strict=True) if part[0] not in _PATTERNS))
-    for stage, mixture in _MIXTURES.items()
+_SHORT_PATTERNS = (_pattern_text, _same_scene_kind_text, _label_text, _map_text, _same_piece_text)
+
+
+def _with(patterns: Patterns, parts: tuple[tuple[Maker, float], ...]) -> tuple[list[Maker], list[float]]:
+    if patterns == "none":
+        return _mixture(*(part for part in parts if part[0] not in _SHORT_PATTERNS))
+    if patterns == "long" and any(maker is _label_text for maker, _ in parts):
+        return _mixture(*parts, (_exercise_text, 6.0))
+    return _mixture(*parts)
+
+
+_MIXTURES: dict[Patterns, dict[Stage, tuple[list[Maker], list[float]]]] = {
+    patterns: {stage: _with(patterns, parts) for stage, parts in _STAGE_MIXTURES.items()}
+    for patterns in get_args(Patterns)
 }
