@@ -69,7 +69,7 @@ def test_a_folders_clusters_stand_beside_the_papers(tmp_path: Path) -> None:
     alone = load_catalog(tmp_path)
     assert {task.name for task in alone.tasks.values()} == {"tickets", "claims"}
     assert set(alone.clusters) == {*load_catalog("flan").clusters, "triage"}
-    assert alone.clusters["nli"] == load_catalog("flan").clusters["nli"]
+    assert alone.clusters["nli"].barred_with == ("paraphrase", "triage")  # whichever of the two is held out
     (tmp_path / "clusters.toml").write_text(
         '[triage]\ntitle = "triage"\nbarred_with = ["nli"]\n[nli]\ntitle = "inference"\nbarred_with = ["triage"]\n'
     )
@@ -78,6 +78,21 @@ def test_a_folders_clusters_stand_beside_the_papers(tmp_path: Path) -> None:
     split = hold_out(load_catalog("flan", tmp_path), ["nli"])
     assert {"paraphrase", "triage"} <= set(split.barred)
     assert not {"tickets", "glue_mrpc"} & {task.name for task in split.train}
+    (tmp_path / "clusters.toml").write_text('title = "triage"\n')
+    with pytest.raises(CatalogError, match=r"clusters.toml: title: stands outside a cluster \(begin with its name"):
+        load_catalog(tmp_path)
     (tmp_path / "clusters.toml").write_text('[triage]\ntitle = "triage"\nbarred_with = ["nlli"]\n')
     with pytest.raises(CatalogError, match=r"clusters.toml: triage.barred_with: no cluster 'nlli' \(did you mean nli"):
+        load_catalog(tmp_path)
+
+
+def test_names_and_splits_that_would_show_the_answer_are_refused(tmp_path: Path) -> None:
+    write_catalog(tmp_path, ("toy", "nli"))
+    file = tmp_path / "toy.toml"
+    plain = file.read_text()
+    file.write_text(plain.replace("[columns]\n", '[columns]\nanswer = "hypothesis"\noptions_ = "premise"\n'))
+    with pytest.raises(CatalogError, match="columns answer, options_: templates know other things by these names"):
+        load_catalog(tmp_path)
+    file.write_text(plain.replace("[columns]\n", 'splits = { train = "all", dev = "all", test = "all" }\n[columns]\n'))
+    with pytest.raises(CatalogError, match="train and test are the same rows"):
         load_catalog(tmp_path)

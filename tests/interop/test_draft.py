@@ -8,11 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from openflan.catalog.load import load_catalog
+from openflan.catalog.task import SPLITS
 from openflan.cli.app import app
 from openflan.errors import ConfigError, SourceError
 from openflan.interop.draft import draft_task, new_task
+from openflan.ledger import Ledger
 from openflan.rendering.check import check_catalog
-from openflan.sources.read import SourceSettings
+from openflan.rendering.render import read_columns
+from openflan.sources.read import SourceSettings, read_rows
 
 TICKETS = [
     {"subject": f"Order {i}", "message": f"Parcel {i} did not come.", "label": ["urgent", "not urgent"][i % 2]}
@@ -97,3 +100,26 @@ def test_the_page_on_own_tasks_can_be_followed(tmp_path: Path, monkeypatch: pyte
         assert result.exit_code == 0, (command, result.output)
     result = json.loads((tmp_path / "runs" / "triage-small" / "result.json").read_text())
     assert result["held_out"] == ["triage"] and result["arms"]["tuned"]["tasks"]["tickets"]["n"] == 8
+
+
+def test_columns_called_as_the_answer_is_get_another_name(tmp_path: Path) -> None:
+    checked = [
+        {"question": f"what is {i} plus {i}", "answer": f"it is {i} now", "label": "ab"[i % 2]} for i in range(40)
+    ]
+    file, folder = write(tmp_path / "rows.jsonl", checked), tmp_path / "tasks"
+    new_task("checked", file, folder, cluster="nli", answer="label", data_root=None)
+    task = load_catalog(folder).task("checked")
+    assert task.columns == {"question": "question | trim", "answer_text": "answer | trim"}
+
+
+def test_rows_need_not_have_all_keys_and_labels_may_be_signs(tmp_path: Path) -> None:
+    signs: list[dict[str, Any]] = [
+        {"text": f"line {i} of it", "mood": "\U0001f44d\U0001f44e"[i % 2]} for i in range(40)
+    ]
+    signs[7] = {"text": "a line without one"}
+    file, folder, data = write(tmp_path / "rows.jsonl", signs), tmp_path / "tasks", tmp_path / "data"
+    new_task("moods", file, folder, cluster="nli", answer="mood", data_root=data)
+    task, ledger = load_catalog(folder).task("moods"), Ledger()
+    for split in SPLITS:
+        read_columns(task, read_rows(task, split, SourceSettings(data_root=data), ledger), ledger)
+    assert sum(ledger.kept.values()) == 39 and sum(ledger.dropped.values()) == 1

@@ -2,6 +2,7 @@
 
 import random
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,40 @@ def test_lists_of_texts_are_compared_and_drops_are_counted() -> None:
     assert [one.id for one in kept] == ["train/0"] and kept[0].columns == {"text": "short"}
     assert ledger.dropped == {("overlap", "copa", "repeats text that rte evaluates"): 1}
     assert ledger.kept["overlap", "copa"] == 1
+
+
+LONG = "Once upon a time there was a king who had three daughters and one of them sang."
+SHORT = ReadRow("train/1", {"text": "short"}, {}, ("no", "yes"), (0,), (), "")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ReadRow("train/0", {"text": ""}, {}, (), (), (LONG,), ""),
+        ReadRow("train/0", {"text": ""}, {}, ("no", LONG), (0,), (), ""),
+        ReadRow("train/0", {"passages": [[LONG]]}, {}, (), (), (), ""),
+        ReadRow("train/0", {"passages": [{"text": LONG}]}, {}, (), (), (), ""),
+    ],
+    ids=["target", "option", "list in a list", "mapping"],
+)
+def test_no_place_in_a_row_hides_a_text(row: ReadRow) -> None:
+    assert EvaluatedText({"rte": [rows([LONG])]}).overlap([row, SHORT]) == {0: "rte"}
+    assert EvaluatedText({"rte": [[row, SHORT]]}).overlap(rows(["", LONG])) == {1: "rte"}
+
+
+def test_the_words_of_a_task_are_not_text_of_its_rows() -> None:
+    labels = ("It can not be said from what is told here.", "no")
+    asked = [ReadRow(f"train/{i}", {"text": text}, {}, labels, (i,), (), "") for i, text in enumerate(("a", "b"))]
+    assert EvaluatedText({"rte": [asked]}).overlap(asked) == {}
+
+
+def test_writing_without_spaces_and_other_spellings_are_compared() -> None:
+    chinese = "从前有一个国王他有三个女儿其中一个会唱歌"
+    accents = "É uma canção que não começa nem acaba, à noite, além das três ilhas."
+    spelled = unicodedata.normalize("NFD", accents)
+    assert spelled != accents
+    text = EvaluatedText({"xnli": [rows([chinese, accents])]})
+    assert text.overlap(rows([f"他说:{chinese}。", spelled, "从前有一个国王"])) == {0: "xnli", 1: "xnli"}
 
 
 def test_runs_of_different_length_never_meet() -> None:

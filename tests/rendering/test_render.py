@@ -105,3 +105,50 @@ def test_the_trimmable_span_is_where_the_passage_stands(task: Task) -> None:
     start, end = example.trimmable
     assert example.inputs[start:end] == "It rains."
     assert example.inputs == "Read: It rains. And now: it is wet."
+
+
+def dropped(task: Task, **fields: object) -> str:
+    """The reason for which a row is not used."""
+    ledger = Ledger()
+    row = {"premise": "It rains.", "hypothesis": "so", "label": 0, **fields}
+    assert not read_columns(task, [Row("train/0", row)], ledger)
+    ((_, _, reason),) = ledger.dropped
+    return reason
+
+
+def changed(task: Task, *, columns: dict[str, str] | None = None, **answer: object) -> Task:
+    return task.model_copy(
+        update={
+            "columns": {**task.columns, **(columns or {})},
+            "answer": task.answer.model_copy(update=answer),
+        }
+    )
+
+
+def test_what_a_filter_gives_one_by_one_is_a_list(task: Task) -> None:
+    written = changed(task, columns={"all": "many | map('upper')"}, text="many | map('trim')", options=None, gold=None)
+    found = read(written, many=[" a ", "b"])
+    assert found.texts == ("a", "b") and found.columns["all"] == [" A ", "B"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields", "reason"),
+    [
+        ({"text": "many", "options": None, "gold": None}, {"many": ["x", None]}, "answer holds a null"),
+        ({"options": "many"}, {"many": ["x", None]}, "options holds a null"),
+        ({"options": "many"}, {"many": {"text": ["x"], "label": ["y"]}}, "options is not a list of choices"),
+        ({"options": "many"}, {"many": 7}, "options is not a list of choices"),
+        ({"options": "[premise, nobody]"}, {}, "options is null"),
+        ({"gold": "label"}, {"label": 0.5}, "gold 0.5 is not an index"),
+        ({}, {"hypothesis": "hi \ud83d"}, "holds half of a surrogate pair, which is no character"),
+        (
+            {"gold": "label / zero"},
+            {"zero": 0},
+            "gold: division by zero; the row has hypothesis, label, premise, zero",
+        ),
+    ],
+)
+def test_one_odd_row_is_counted_and_not_guessed(
+    task: Task, answer: dict[str, object], fields: dict[str, object], reason: str
+) -> None:
+    assert dropped(changed(task, **answer), **fields).startswith(reason)

@@ -105,3 +105,86 @@ def test_world_rows_depend_on_their_seed_only() -> None:
         for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def of_hub(task: Task, **splits: str) -> Task:
+    return task.model_copy(update={"source": task.source.model_copy(update={"hub": "owner/name", "splits": splits})})
+
+
+def test_a_csv_file_of_a_hub_task_has_the_hubs_types(task: Task, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "toy"
+    folder.mkdir(parents=True)
+    lines = [
+        "flag,answers,number,text,price",
+        'False,"[""Ann Lee"", ""Lee""]",3,007,1.50',
+        "true,[],,8,2",
+        'True,"[""x""]",-4,"a, b",3',
+    ]
+    (folder / "test.csv").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    read = read_rows(of_hub(task, test="test"), "test", SourceSettings(data_root=tmp_path / "data"), Ledger())
+    first, second, third = (row.fields for row in sorted(read, key=lambda row: row.id))
+    assert first == {"flag": False, "answers": ["Ann Lee", "Lee"], "number": 3, "text": "007", "price": "1.50"}
+    assert second == {"flag": True, "answers": [], "number": None, "text": "8", "price": "2"}
+    assert (third["number"], third["text"]) == (-4, "a, b")
+    (folder / "test.csv").write_text("answers\n['Ann Lee']\n['Lee']\n")
+    with pytest.raises(SourceError, match="column answers: lists or objects that are not JSON"):
+        ids(of_hub(task, test="test"), "test", tmp_path / "data")
+    own = task.model_copy(update={"source": task.source.model_copy(update={"hub": None, "splits": {"test": "test"}})})
+    assert read_rows(own, "test", SourceSettings(data_root=tmp_path / "data"), Ledger())[0].fields["answers"][0] == "["
+
+
+def test_cells_that_no_column_takes_are_named_with_their_lines(task: Task, data_root: Path) -> None:
+    file = data_root / "toy" / "validation.csv"
+    (data_root / "toy" / "validation.parquet").unlink()
+    file.write_text("premise,label\nI was charged, twice,0\nfine,1\na,b,c,d\n")
+    with pytest.raises(SourceError) as raised:
+        ids(task, "test", data_root)
+    assert "validation.csv:2: has 1 cells more" in str(raised.value) and "validation.csv:4: has 2" in str(raised.value)
+    file.write_text("premise,label\n" + "long " * 50_000 + ",0\n")
+    assert len(read_rows(task, "test", SourceSettings(data_root=data_root), Ledger())[0].fields["premise"]) == 250_000
+
+
+def test_a_damaged_archive_is_said(task: Task, data_root: Path) -> None:
+    file = data_root / "toy" / "train.jsonl.gz"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    with pytest.raises(SourceError, match=r"train.jsonl.gz: cannot be read"):
+        ids(task, "train", data_root)
+
+
+def test_train_and_test_never_come_from_one_file(task: Task, data_root: Path) -> None:
+    both = of_hub(task, train="train_a", dev="train_a", test="train_b")
+    for split in ("train", "test"):
+        with pytest.raises(SourceError, match="its train and its test rows are the same: both are read from train in"):
+            ids(both, split, data_root)
+    with pytest.raises(SourceError, match=r"'train\[90%:\]', a part of a hub split, which a folder of files has not"):
+        ids(of_hub(task, train="train[:90%]", test="train[90%:]"), "test", data_root)
+
+
+def test_a_folder_and_the_hub_give_the_same_rows(task: Task, tmp_path: Path) -> None:
+    files = {"train_r1": "train", "test_r1": "test"}
+    for where, names in (("hub", list(files)), ("data/toy", list(files.values()))):
+        (tmp_path / where).mkdir(parents=True)
+        for name, split in zip(names, files.values(), strict=True):
+            path = tmp_path / where / f"{name}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(split, 40)))
+    listed = "".join(f"  - split: {name}\n    path: {name}.jsonl\n" for name in files)
+    (tmp_path / "hub" / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{listed}---\n")
+    hub = task.source.model_copy(
+        update={"hub": str(tmp_path / "hub"), "splits": {"train": "train_r1", "test": "test_r1"}}
+    )
+    asked = task.model_copy(update={"source": hub})
+    for split in ("train", "test"):
+        local, remote = (
+            [(row.id, row.fields["premise"]) for row in read_rows(asked, split, settings, Ledger())]
+            for settings in (SourceSettings(data_root=tmp_path / "data"), SourceSettings())
+        )
+        assert local == remote and local[0][0].startswith(f"{split}/")
+
+
+def test_a_row_that_a_step_cannot_read_is_counted(task: Task, data_root: Path) -> None:
+    stepped = task.model_copy(update={"source": task.source.model_copy(update={"prepare": ("keep_four_choices",)})})
+    ledger = Ledger()
+    assert not read_rows(stepped, "test", SourceSettings(data_root=data_root), ledger)
+    assert ledger.dropped == {("prepare", "toy", "keep_four_choices: KeyError: 'choices'"): 90}

@@ -83,6 +83,7 @@ def read_catalog(*folders: str | Path) -> tuple[Catalog, list[Problem]]:
     for path in paths:
         for name, cluster in _load_clusters(path, problems).items():
             clusters[name] = _barring_more(cluster, clusters.get(name))
+    clusters = _barring_each_other(clusters)
     for path in paths:
         for file in sorted(path.glob("*.toml")):
             if file.name == CLUSTERS_FILE or (task := _load_task(file, problems)) is None:
@@ -117,6 +118,11 @@ def _load_clusters(folder: Path, problems: list[Problem]) -> dict[str, Cluster]:
     of_file: dict[str, Path] = {}
     for file in filter(Path.exists, files):
         for name, table in _parse(file, problems).items():
+            if not isinstance(table, dict):
+                problems.append(
+                    Problem(f"{file}: {name}", "stands outside a cluster", "begin with its name: [my_cluster]")
+                )
+                continue
             if (cluster := _validate(Cluster, {"name": name, **table}, f"{file}: {name}", problems)) is not None:
                 clusters[name], of_file[name] = _barring_more(cluster, clusters.get(name)), file
     for cluster in clusters.values():
@@ -133,6 +139,15 @@ def _barring_more(cluster: Cluster, before: Cluster | None) -> Cluster:
     """A cluster that two files define bars what either says: no catalog beside another may open what it closed."""
     barred = dict.fromkeys((*(before.barred_with if before else ()), *cluster.barred_with))
     return cluster.model_copy(update={"barred_with": tuple(barred)})
+
+
+def _barring_each_other(clusters: Mapping[str, Cluster]) -> dict[str, Cluster]:
+    """Clusters that leave tuning together do so whichever of them is held out."""
+    back = {name: [other for other in clusters if name in clusters[other].barred_with] for name in clusters}
+    return {
+        name: cluster.model_copy(update={"barred_with": tuple(dict.fromkeys((*cluster.barred_with, *back[name])))})
+        for name, cluster in clusters.items()
+    }
 
 
 def _load_task(file: Path, problems: list[Problem]) -> Task | None:

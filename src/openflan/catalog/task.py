@@ -76,6 +76,8 @@ class Source(_Record):
             raise ValueError("a source is either a hub dataset or a world generator, not both")
         if not (self.hub or self.world or self.obtain):
             raise ValueError("name a hub dataset, a world generator, or say in `obtain` how to get the files")
+        if self.splits.get("test") is not None and self.splits.get("test") == self.splits.get("train"):
+            raise ValueError("splits: train and test are the same rows; give test rows of its own, or leave train out")
         if self.world and set(self.rows) != set(SPLITS):
             raise ValueError("a world source needs rows = { train = …, dev = …, test = … }")
         return self
@@ -99,6 +101,10 @@ class Answer(_Record):
         if self.grade is not None and self.gold is None:
             raise ValueError("grade stands beside gold, for options that are grades")
         return self
+
+
+RESERVED = frozenset({"answer", "options", "options_", "row"})
+"""What templates and expressions have beside the task's columns."""
 
 
 class Paper(_Record):
@@ -133,6 +139,8 @@ class Task(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Task":
+        if taken := sorted(RESERVED & self.columns.keys()):
+            raise ValueError(f"columns {', '.join(taken)}: templates know other things by these names; rename them")
         ids = [template.id for template in self.templates]
         if repeated := sorted({name for name in ids if ids.count(name) > 1}):
             raise ValueError(f"template ids used twice: {', '.join(repeated)}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from openflan.artifacts import write_text
 from openflan.catalog.load import CLUSTERS_FILE, load_catalog
-from openflan.catalog.task import NAME
+from openflan.catalog.task import NAME, RESERVED
 from openflan.errors import CatalogError, ConfigError, Problem, SourceError, nearest
 from openflan.seeding import generator
 from openflan.sources.local import FILES, read_file
@@ -86,7 +86,7 @@ def draft_task(name: str, rows: Rows, *, cluster: str, answer: str | None, where
     """The text of a task file for these rows. `answer` names the answer column where the guess would be wrong."""
     if len(rows) < 2:
         raise SourceError(Problem(where, f"holds {len(rows)} rows", "at least two are needed"))
-    columns = list(rows[0])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     if answer is not None and answer not in columns:
         raise ConfigError(Problem(f"--answer {answer}", "no such column", nearest(answer, columns)))
     options = next((column for column in columns if column.lower() in OPTIONS_NAMES and _all(rows, column, list)), None)
@@ -94,7 +94,7 @@ def draft_task(name: str, rows: Rows, *, cluster: str, answer: str | None, where
     texts = tuple(c for c in columns if c not in (chosen, options) and _is_text(rows, c))
     if not texts:
         raise SourceError(Problem(where, f"no text column beside {chosen}", f"columns: {', '.join(columns)}"))
-    values = [row[chosen] for row in rows]
+    values = [row.get(chosen) for row in rows]
     labels: tuple[str, ...] = ()
     if options is not None:
         form, answer_lines = "multiple_choice", _choice_answer(rows, chosen, options)
@@ -102,7 +102,7 @@ def draft_task(name: str, rows: Rows, *, cluster: str, answer: str | None, where
         labels = labels or tuple(sorted(set(map(str, values))))
         form, answer_lines = "classification", _label_answer(chosen, values, labels)
     else:
-        form, answer_lines = "generation", [f"text = {json.dumps(_expression(chosen))}"]
+        form, answer_lines = "generation", [f"text = {json.dumps(_expression(chosen), ensure_ascii=False)}"]
     toml = _task_toml(name, cluster, form, texts, answer_lines, labels)
     return Draft(toml, form, chosen, texts, labels)
 
@@ -112,7 +112,7 @@ def _answer_column(rows: Rows, columns: Sequence[str], where: str) -> str:
     for name in ANSWER_NAMES:
         if name in by_name:
             return by_name[name]
-    if few := [column for column in columns if _labels([row[column] for row in rows])]:
+    if few := [column for column in columns if _labels([row.get(column) for row in rows])]:
         return few[-1]
     hint = f"name it with --answer; columns: {', '.join(columns)}"
     raise SourceError(Problem(where, "no column looks like the answer", hint))
@@ -126,12 +126,12 @@ def _labels(values: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _is_text(rows: Rows, column: str) -> bool:
-    texts = [row[column] for row in rows if isinstance(row[column], str)]
+    texts = [text for row in rows if isinstance(text := row.get(column), str)]
     return len(texts) > len(rows) / 2 and any(" " in text for text in texts)
 
 
 def _all(rows: Rows, column: str, kind: type) -> bool:
-    return all(isinstance(row[column], kind) for row in rows)
+    return all(isinstance(row.get(column), kind) for row in rows)
 
 
 def _expression(column: str) -> str:
@@ -139,7 +139,8 @@ def _expression(column: str) -> str:
 
 
 def _reference(column: str) -> str:
-    return column if column.isidentifier() else f"row[{json.dumps(column)}]"
+    plain = column.isidentifier() and column != "row"
+    return column if plain else f"row[{json.dumps(column, ensure_ascii=False)}]"
 
 
 def _label_answer(column: str, values: Sequence[Any], labels: Sequence[str]) -> list[str]:
@@ -149,7 +150,10 @@ def _label_answer(column: str, values: Sequence[Any], labels: Sequence[str]) -> 
     if numbers:  # already indices; the words are the user's to choose
         gold, words = f"{_reference(column)} | int", [f"label {label}" for label in labels]
     else:
-        gold, words = f"{json.dumps(list(labels))}.index({_reference(column)} | string | trim)", list(labels)
+        gold, words = (
+            f"{json.dumps(list(labels), ensure_ascii=False)}.index({_reference(column)} | string | trim)",
+            list(labels),
+        )
     return [
         f"options = {json.dumps(words, ensure_ascii=False)}   # the words the model chooses from, in label order",
         f"gold = {json.dumps(gold, ensure_ascii=False)}",
@@ -157,16 +161,25 @@ def _label_answer(column: str, values: Sequence[Any], labels: Sequence[str]) -> 
 
 
 def _choice_answer(rows: Rows, column: str, options: str) -> list[str]:
-    indices = all(isinstance(row[column], int) or str(row[column]).isdigit() for row in rows)
+    indices = all(isinstance(row.get(column), int) or str(row.get(column)).isdigit() for row in rows)
     gold = f"{_reference(column)} | int" if indices else f"{_reference(options)}.index({_reference(column)})"
-    return [f"options = {json.dumps(_reference(options))}", f"gold = {json.dumps(gold)}"]
+    return [
+        f"options = {json.dumps(_reference(options), ensure_ascii=False)}",
+        f"gold = {json.dumps(gold, ensure_ascii=False)}",
+    ]
+
+
+def _column_name(column: str, index: int) -> str:
+    if column in RESERVED:
+        return f"{column.rstrip('_')}_text"
+    return column if column.isidentifier() else f"column_{index}"
 
 
 def _task_toml(
     name: str, cluster: str, form: str, texts: Sequence[str], answer: Sequence[str], labels: Sequence[str]
 ) -> str:
-    names = {column: column if column.isidentifier() else f"column_{index}" for index, column in enumerate(texts)}
-    columns = [f"{names[column]} = {json.dumps(_expression(column))}" for column in texts]
+    names = {column: _column_name(column, index) for index, column in enumerate(texts)}
+    columns = [f"{names[column]} = {json.dumps(_expression(column), ensure_ascii=False)}" for column in texts]
     main, *others = names.values()
     fields = "\n".join([*(f"{other}: {{{{ {other} }}}}" for other in others), f"{main}: {{{{ {main} | trimmable }}}}"])
     shown = "\n\n".join(["{{ " + main + " | trimmable }}", *("{{ " + other + " }}" for other in others)])

@@ -33,10 +33,18 @@ class Words:
     """[num_texts]: words in each text"""
 
 
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = rf"[{_UNSPACED}]\p{{M}}*|[\w--[{_UNSPACED}]]+"
+"""A word; of writing without spaces between words, a character."""
+
+
 def split_words(texts: Sequence[str]) -> pl.Series:
-    """The lower-case words of each text, in order: a series of lists."""
+    """The lower-case words of each text, in order: a series of lists. Composed and decomposed letters are the same."""
     series = pl.Series("text", texts, dtype=pl.String())
-    return series.str.to_lowercase().str.extract_all(r"\w+")
+    other = (series.str.len_bytes() != series.str.len_chars()).arg_true()
+    if len(other):
+        series = series.scatter(other, series.gather(other).str.normalize("NFC"))
+    return series.str.to_lowercase().str.extract_all(_WORD)
 
 
 def words_of(texts: Sequence[str] | pl.Series) -> Words:

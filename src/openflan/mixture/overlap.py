@@ -1,11 +1,13 @@
 """Tuning rows that repeat evaluation text are taken out before the mixture is made.
 
-A row overlaps if one of its columns has a run of 13 words in common with a column of an evaluated row (the n of GPT-3's
-and FLAN's contamination checks), or holds a text of 8 to 12 words that an evaluated column holds too. Shorter texts (a
-label, a name, a stock phrase) coincide without being the same row. Case and punctuation play no part.
+A row is its columns, nested ones too, its answer, and options of its own. It overlaps if one of these texts has a run
+of 13 words in common with one of an evaluated row (the n of GPT-3's and FLAN's contamination checks), or is a text of 8
+to 12 words that is one of an evaluated row's too. Shorter texts (a label, a name, a stock phrase) coincide without
+being the same row. Case and punctuation play no part.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from openflan.rendering.store import RowStore
 RUN_WORDS = 13
 SHORTEST_TEXT = 8
 
-RULE = f"words-{SHORTEST_TEXT}-{RUN_WORDS}-1"
+RULE = f"words-{SHORTEST_TEXT}-{RUN_WORDS}-2"
 """Names the rule in the keys of kept decisions."""
 
 
@@ -49,7 +51,7 @@ class EvaluatedText:
         if self._index is None:
             self._index = self._build()
         found: dict[int, str] = {}
-        for owners, words in in_batches(_texts(enumerate(rows))):
+        for owners, words in in_batches(_texts(rows)):
             for hashes, text in _keys(words):
                 positions, tasks = self._index.find(hashes)
                 rows_found, first = np.unique(owners[text[positions]], return_index=True)
@@ -62,7 +64,7 @@ class EvaluatedText:
         owners: list[Positions] = []
         for number, task in enumerate(self._tasks):
             for part in self._rows[task]:
-                for _, words in in_batches(_texts((number, row) for row in part)):
+                for _, words in in_batches(_texts(part)):
                     for keys, _ in _keys(words):
                         unique = np.unique(keys)
                         hashes.append(unique)
@@ -75,12 +77,23 @@ def _keys(words: Words) -> Iterator[tuple[Hashes, Positions]]:
     yield whole_texts(words, shortest=SHORTEST_TEXT, longest=RUN_WORDS - 1)
 
 
-def _texts(rows: Iterable[tuple[int, ReadRow]]) -> Iterator[tuple[int, str]]:
-    for owner, row in rows:
-        for value in row.columns.values():
-            for text in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(text, str) and len(text) >= 2 * SHORTEST_TEXT - 1:
-                    yield owner, text
+def _texts(rows: Sequence[ReadRow]) -> Iterator[tuple[int, str]]:
+    """The texts of each row that can be long enough, with the row's position."""
+    # Options that the first row has in common with the last are the task's words, not text of a row.
+    own = len(rows) < 2 or rows[0].options != rows[-1].options
+    for position, row in enumerate(rows):
+        found = dict.fromkeys(_strings([row.columns, row.texts, row.options if own else ()]))
+        yield from ((position, text) for text in found if len(text) >= SHORTEST_TEXT)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(list(cast("Mapping[str, Any]", value).values()))
+    elif isinstance(value, list | tuple):
+        for part in cast("Sequence[Any]", value):
+            yield from _strings(part)
 
 
 def without_overlap(task: str, rows: Sequence[ReadRow], evaluated: EvaluatedText, ledger: Ledger) -> Sequence[ReadRow]:

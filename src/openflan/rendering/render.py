@@ -5,10 +5,10 @@ Read next: `mixture/mixture.py`.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from jinja2 import TemplateError, Undefined
 
@@ -34,7 +34,8 @@ TEMPLATED: tuple[Wording, ...] = ("instructions", "no_options")
 
 STAGE = "render"
 _LINES_LEFT = re.compile(r"\n{3,}")
-_EVALUATION_ERRORS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_EVALUATION_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def _read_row(task: Task, row: Row) -> ReadRow:
     if task.answer.text is not None:
         value = _evaluate(task.answer.text, scope, f"{task.name}: answer.text", "answer", row.fields)
         texts = tuple(
-            str(text) for text in (value if isinstance(value, list | tuple) else [value]) if str(text).strip()
+            text for text in _strings(value if isinstance(value, list | tuple) else [value], "answer") if text.strip()
         )
         if not texts:
             raise RowError("empty answer")
@@ -144,8 +145,25 @@ def _read_row(task: Task, row: Row) -> ReadRow:
         grade = _grade(task, scope, row.fields)
         options = _option_texts(task, task.answer.options, scope, row.fields)
         gold = _gold(task, scope, len(options), row.fields)
+    if not _is_unicode([columns, options, texts]):
+        raise RowError("holds half of a surrogate pair, which is no character")
     group = columns.get(task.group) if task.group else None
     return ReadRow(row.id, columns, row.fields, options, gold, texts, row.id if group is None else str(group), grade)
+
+
+def _strings(values: Iterable[Any], what: str) -> tuple[str, ...]:
+    found = list(values)
+    if any(value is None for value in found):
+        raise RowError(f"{what} holds a null")
+    return tuple(str(value) for value in found)
+
+
+def _is_unicode(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or not _SURROGATE.search(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_unicode, cast("Mapping[str, Any]", value).values()))
+    return not isinstance(value, list | tuple) or all(map(_is_unicode, cast("Sequence[Any]", value)))
 
 
 def _columns(task: Task, scope: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +172,7 @@ def _columns(task: Task, scope: dict[str, Any], fields: Mapping[str, Any]) -> di
     try:  # one call for all columns costs what a call for one does
         together = compile_expression(_together(tuple(others.items())), task.name)(scope) if others else {}
         if not any(_is_missing(together[name], e, scope) for name, e in others.items()):
-            return {name: plain[name] if name in plain else together[name] for name in task.columns}
+            return {name: plain[name] if name in plain else _taken(together[name]) for name in task.columns}
     except (CatalogError, *_EVALUATION_ERRORS):
         pass
     return {
@@ -173,18 +191,27 @@ def _is_missing(value: Any, expression: str, scope: Mapping[str, Any]) -> bool:
     return (
         value is None
         or isinstance(value, Undefined)
+        or (
+            isinstance(value, list | tuple)
+            and any(isinstance(part, Undefined) for part in cast("Sequence[Any]", value))
+        )
         or ("None" in str(value) and any(scope.get(name, "") is None for name in expression_names(expression)))
     )
 
 
 def _evaluate(expression: str, scope: dict[str, Any], where: str, what: str, fields: Mapping[str, Any]) -> Any:
     try:
-        value = compile_expression(expression, where)(scope)
+        value = _taken(compile_expression(expression, where)(scope))
     except _EVALUATION_ERRORS as error:
-        raise RowError(f"{what}: {error}; the row has {', '.join(sorted(fields))}") from error
+        raise RowError(f"{what}: {error}; the row has {', '.join(sorted(map(str, fields)))}") from error
     if _is_missing(value, expression, scope):
         raise RowError(f"{what} is null")
     return value
+
+
+def _taken(value: Any) -> Any:
+    """The value itself; the items of one that gives them one by one, as Jinja's `map` and `select` do."""
+    return list(cast("Iterator[Any]", value)) if isinstance(value, Iterator) else value
 
 
 def _option_texts(
@@ -193,9 +220,9 @@ def _option_texts(
     if isinstance(options, tuple):
         return options
     value = _evaluate(str(options), scope, f"{task.name}: options", "options", fields)
-    if isinstance(value, str) or not value:
+    if not isinstance(value, list | tuple) or not value:
         raise RowError("options is not a list of choices")
-    texts = tuple(str(text) for text in value)
+    texts = _strings(cast("Sequence[Any]", value), "options")
     if any(not text.strip() for text in texts):
         raise RowError("an option is empty")
     return texts
@@ -203,8 +230,11 @@ def _option_texts(
 
 def _gold(task: Task, scope: dict[str, Any], num_options: int, fields: Mapping[str, Any]) -> tuple[int, ...]:
     value = _evaluate(str(task.answer.gold), scope, f"{task.name}: answer.gold", "gold", fields)
+    given: Sequence[Any] = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
+    if any(isinstance(index, float) and not index.is_integer() for index in given):
+        raise RowError(f"gold {value!r} is not an index")
     try:
-        gold = tuple(int(index) for index in (value if isinstance(value, list | tuple) else [value]))
+        gold = tuple(int(index) for index in given)
     except (TypeError, ValueError) as error:
         raise RowError(f"gold {value!r} is not an index") from error
     if not gold or any(not 0 <= index < num_options for index in gold):

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -11,6 +12,8 @@ from openflan.errors import Problem, SourceError
 
 FILES = ("jsonl", "jsonl.gz", "parquet", "csv")
 """File types, in the order in which they are looked for."""
+LONGEST_CELL = 1 << 27
+"""Characters of a CSV cell; Python's own limit is less than a long article has."""
 
 
 def find_split(folder: Path, split: str) -> Path | None:
@@ -29,12 +32,57 @@ def read_file(path: Path) -> Sequence[Mapping[str, Any]]:
 
             return pyarrow.parquet.read_table(path).to_pylist()
         if path.name.endswith(".csv"):
-            with path.open(newline="", encoding="utf-8") as file:
-                return list(csv.DictReader(file))
+            return _csv_rows(path)
         data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
         return JsonLines(path, data)
-    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise SourceError(Problem(str(path), f"cannot be read: {error}")) from error
+
+
+def _csv_rows(path: Path) -> list[dict[str, str]]:
+    csv.field_size_limit(LONGEST_CELL)
+    rows: list[dict[str, str]] = []
+    problems: list[Problem] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel puts a mark before the first column's name
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row:
+                what = f"has {len(row[None])} cells more than there are columns"  # pyright: ignore[reportArgumentType]
+                problems.append(Problem(f"{path}:{reader.line_num}", what, "put cells that hold a comma in quotes"))
+            rows.append(row)
+    if problems:
+        raise SourceError(problems)
+    return rows
+
+
+def typed(path: Path, rows: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, Any]]:
+    """The rows of a CSV file with types as on the hub.
+
+    A column all of whose cells are numbers, true or false, or lists and objects in JSON is read as these; an empty cell
+    of such a column is null. Raises SourceError naming columns of lists that are not JSON.
+    """
+    names = list(rows[0]) if rows else []
+    problems: list[Problem] = []
+    read = {name: _typed_column([row[name] for row in rows], f"{path}: column {name}", problems) for name in names}
+    if problems:
+        raise SourceError(problems)
+    return [{name: read[name][number] for name in names} for number in range(len(rows))]
+
+
+def _typed_column(cells: Sequence[str | None], where: str, problems: list[Problem]) -> Sequence[Any]:
+    filled = [cell for cell in cells if cell]
+    if filled and all(cell in ("True", "False", "true", "false") for cell in filled):
+        return [cell.lower() == "true" if cell else None for cell in cells]
+    nested = bool(filled) and all(cell[0] + cell[-1] in ("[]", "{}") for cell in filled)
+    try:
+        values = [json.loads(cell) if cell else None for cell in cells]
+    except ValueError:
+        if nested:
+            problems.append(Problem(where, "lists or objects that are not JSON", "write JSON, or the file as jsonl"))
+        return cells
+    # As a number it must be written as it was, so that "007" and "1.50" stay the texts they may be.
+    as_written = all(nested or json.dumps(value) == cell for value, cell in zip(values, cells, strict=True) if cell)
+    return values if filled and as_written and not any(isinstance(value, str) for value in values) else cells
 
 
 class JsonLines(Sequence[Mapping[str, Any]]):

@@ -104,10 +104,14 @@ def unescape_review(rows: Iterable[Row]) -> Iterator[Row]:
 
     >>> next(unescape_review([{"text": r'A \""real\"" caf\u00e9.\n'}]))["text"]
     'A "real" café.'
+    >>> next(unescape_review([{"text": r"Yum \ud83d\ude00"}]))["text"]
+    'Yum 😀'
     """
     for row in rows:
         text = row["text"].replace("\\n", "\n").replace('\\""', '"').replace('\\"', '"')
-        yield row | {"text": _UNICODE_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text).strip()}
+        text = _UNICODE_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)
+        # Characters beyond the first 65,536 are written as two escapes.
+        yield row | {"text": text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass").strip()}
 
 
 def drop_masked_rows(rows: Iterable[Row]) -> Iterator[Row]:

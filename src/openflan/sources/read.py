@@ -15,11 +15,14 @@ from openflan.errors import CatalogError, Problem, SourceError, nearest
 from openflan.ledger import Ledger
 from openflan.seeding import generator
 from openflan.sources.hub import load_hub_split
-from openflan.sources.local import FILES, find_split, read_file
+from openflan.sources.local import FILES, find_split, read_file, typed
 from openflan.sources.prepare import STEPS
 
 MAX_EXAMPLES = 30_000
 """Most rows of one task that are ever tuned on (paper section 2.1)."""
+
+_SLICE = "["
+"""In the name of a part of a hub split ("train[:90%]")."""
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,8 @@ def iter_rows(
     Hub copies are often sorted by label, so rows are permuted before any cut (flan-paper 1.3). Where dev shares a
     source split with train or test, `dev_rows` rows are set aside for it and never appear on the other side.
 
-    Raises SourceError if the rows cannot be found or read. Rows that a prepare step refuses are counted in `ledger`.
+    Raises SourceError if the rows cannot be found or read, or if train and test are the same rows. Rows that a prepare
+    step refuses, or cannot read, are counted in `ledger`.
     """
     most = MAX_EXAMPLES if limit is None and split == "train" else limit
     if task.source.world:
@@ -67,10 +71,13 @@ def iter_rows(
     origin = place.origin(split, ledger)
     if origin is None:
         return
+    place.refuse_test_rows(split)
     table = place.rows(origin)
+    # Hub and data root name a split differently, and give the same rows.
+    name = origin if _SLICE in origin else local_name(origin)
     given = 0
-    for index in _indices(task, split, origin, len(table), place.shared(split, origin)):
-        for part in prepared(task, f"{origin}/{index}", table[int(index)], ledger):
+    for index in _indices(task, split, name, len(table), place.shared(split, origin)):
+        for part in prepared(task, f"{name}/{index}", table[int(index)], ledger):
             yield part
             given += 1
             if given == most:
@@ -124,6 +131,9 @@ class _Place:
         wanted = self.task.source.splits.get(split)
         if wanted is None or self.folder is None:
             return wanted
+        if _SLICE in wanted:
+            what = f"source.splits.{split} is {wanted!r}, a part of a hub split, which a folder of files has not"
+            raise SourceError(Problem(self.task.name, what, f"name a split of its own, with a file in {self.folder}"))
         name = local_name(wanted)
         if find_split(self.folder, name):
             return name
@@ -141,11 +151,19 @@ class _Place:
         if self.folder is not None:
             path = find_split(self.folder, origin)
             assert path is not None, "origin() names files that exist"
-            return _read_cached(path, *_file_identity(path)[1:])
+            return _read_cached(path, self.task.source.hub is not None, *_file_identity(path)[1:])
         source = self.task.source
         if source.hub is None:
             raise SourceError(Problem(self.task.name, "is not on the hub and no data root has it", source.obtain))
         return load_hub_split(source.hub, source.config, source.revision, origin, self.task.name)
+
+    def refuse_test_rows(self, split: Split) -> None:
+        """Raises SourceError where one file of a data root would serve train and test alike."""
+        names = {name: self.task.source.splits.get(name) for name in ("train", "test")}
+        files = {name: local_name(wanted) for name, wanted in names.items() if wanted is not None}
+        if self.folder is not None and split in files and len(files) > len(set(files.values())):
+            what = f"its train and its test rows are the same: both are read from {files[split]} in {self.folder}"
+            raise SourceError(Problem(self.task.name, what, "give test rows a split of their own"))
 
     def shared(self, split: Split, origin: str) -> bool:
         """Whether dev rows must be set apart from `split` within `origin`."""
@@ -155,8 +173,9 @@ class _Place:
 
 
 @lru_cache(maxsize=2)  # a task's splits follow one another, and often share a file
-def _read_cached(path: Path, *identity: str | int) -> Sequence[Mapping[str, Any]]:
-    return read_file(path)
+def _read_cached(path: Path, of_hub: bool, *identity: str | int) -> Sequence[Mapping[str, Any]]:
+    rows = read_file(path)
+    return typed(path, rows) if of_hub and path.suffix == ".csv" else rows
 
 
 def local_name(split: str) -> str:
@@ -171,9 +190,18 @@ def _place(task: Task, data_root: Path | None) -> _Place:
         if not data_root.is_dir():
             raise SourceError(Problem(f"data root {data_root}", "no such folder"))
         for name in (task.name, task.source.rows_of):
-            if name is not None and (folder := data_root / name).is_dir():
+            # Where there is a hub, a folder that holds none of the rows does not stand in its way.
+            if (
+                name is not None
+                and (folder := data_root / name).is_dir()
+                and (not task.source.hub or _holds_rows(folder))
+            ):
                 return _Place(task, folder)
     return _Place(task, None)
+
+
+def _holds_rows(folder: Path) -> bool:
+    return any(find_split(folder, split) for split in ("train", "validation", "test"))
 
 
 def _indices(task: Task, split: Split, origin: str, count: int, shared: bool) -> Iterator[int]:
@@ -193,7 +221,12 @@ def prepared(task: Task, row_id: str, fields: Mapping[str, Any], ledger: Ledger)
         if name not in STEPS:
             raise CatalogError(Problem(f"{task.name}: source.prepare", f"no step {name!r}", nearest(name, STEPS)))
         parts = STEPS[name](parts)
-    done = list(parts)
+    try:
+        done = list(parts)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        steps = ", ".join(task.source.prepare)
+        ledger.drop("prepare", task.name, row_id, f"{steps}: {type(error).__name__}: {error}")
+        return
     for number, part in enumerate(done):
         part_id = row_id if len(done) == 1 else f"{row_id}.{number}"
         if reason := part.get("_dropped"):

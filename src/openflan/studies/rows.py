@@ -70,6 +70,8 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
         except SourceError as error:
             unavailable += _left_out(task, error, ledger)
             continue
+        if not rows and "train" in task.source.splits:
+            unavailable.append(Problem(task.name, "has no rows to tune on", "is its file called train.jsonl?"))
         if strict and split.evaluated:
             rows = without_overlap(task.name, rows, text, ledger)
         if rows:
