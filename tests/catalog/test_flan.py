@@ -81,7 +81,7 @@ def test_rows_that_come_later_are_evaluated(tmp_path: Path, stories: str) -> Non
     command = ["evaluate", "--model", stories, "--tasks", ",".join(LATE), "--data-root", str(root), "--json", "--quiet"]
     result = CliRunner().invoke(app, [*command, "--limit", "2", "--out", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
-    tasks = json.loads(result.stdout)["arms"]["untuned"]["tasks"]
+    tasks = json.loads(result.stdout)["arms"]["model"]["tasks"]
     assert set(tasks) == set(LATE) and all(task["n"] >= 1 for task in tasks.values())
 
 

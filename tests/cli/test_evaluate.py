@@ -1,7 +1,8 @@
 """`openflan evaluate`."""
 
 import json
-import logging
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from typer.testing import CliRunner
 
 from openflan.catalog.load import load_catalog
 from openflan.cli.app import app
-from openflan.studies.evaluate import warn_of_tuned
+from openflan.models.load import find_model
+from openflan.studies.evaluate import tuned_on
 from tests.catalog.toys import write_catalog
 
 
@@ -27,14 +29,32 @@ def test_evaluations_of_other_tasks_have_other_folders(tmp_path: Path, monkeypat
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
-def test_tasks_that_the_model_was_tuned_on_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tasks_that_the_model_was_tuned_on_are_known(tmp_path: Path) -> None:
     seen, unseen = load_catalog(write_catalog(tmp_path / "tasks", ("seen", "nli"), ("unseen", "nli"))).tasks.values()
     (tmp_path / "split.json").write_text(json.dumps({"train": ["seen", "other"]}))
-    with caplog.at_level(logging.WARNING):
-        warn_of_tuned("world:tiny", [seen])
-        warn_of_tuned(str(tmp_path / "model"), [unseen])
-        assert not caplog.messages
-        for model in (tmp_path / "model", tmp_path / "arms" / "no_template" / "model"):
-            warn_of_tuned(str(model), [seen, unseen])
-    assert len(caplog.messages) == 2
-    assert all("was tuned on seen: no zero-shot results" in message for message in caplog.messages)
+    assert tuned_on("world:tiny", [seen]) == tuned_on(str(tmp_path / "model"), [unseen]) == []
+    for model in (tmp_path / "model", tmp_path / "arms" / "no_template" / "model"):
+        assert tuned_on(str(model), [seen, unseen]) == ["seen"]
+
+
+@pytest.mark.slow
+def test_a_tuned_model_is_not_called_untuned_nor_its_scores_zero_shot(tmp_path: Path) -> None:
+    """Neither on the terminal nor in the result nor on the page."""
+    shutil.copytree(str(find_model("world:tiny")), tmp_path / "run" / "model")
+    (tmp_path / "run" / "split.json").write_text(json.dumps({"train": ["world_mood"]}))
+    asked = ("--catalog", "world", "--tasks", "world_mood,world_liked", "--limit", 2)
+    table = invoke("evaluate", "--model", tmp_path / "run" / "model", *asked, "--out", tmp_path / "out", "-q")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert set(result["arms"]) == {"model"} and result["seen"] == ["world_mood"]
+    assert result["arms"]["model"]["clusters"]["sentiment"]["majority"] is not None
+    invoke("report", tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    seen = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    for text in (" ".join(table.split()), " ".join(seen.split())):
+        assert "was tuned on world_mood: that is no zero-shot result" in text
+        assert "untuned" not in text.lower() and "not tuned on" not in text
+    assert "Zero-shot score" not in page and '<article class="sample">' in page
+    assert (
+        f"openflan evaluate --model {tmp_path}/run/model --tasks world_liked,world_mood --catalog world --limit 2"
+        in page
+    )

@@ -52,9 +52,9 @@ def test_evaluate_asks_an_endpoint_and_names_what_it_did(
     toy.set(prompt_logprobs="generated")
     common = ("evaluate", "--tasks", "world_liked", "--catalog", "world", "--limit", "2")
     done = invoke(*common, "--model", f"remote:toy@{toy.url}", "--out", "ranked")
-    assert "untuned, generated" in done.stdout
+    assert "model, generated" in done.stdout
     result = json.loads((tmp_path / "ranked" / "result.json").read_text())
-    assert set(result["arms"]) == {"untuned+generated"}
+    assert set(result["arms"]) == {"model+generated"}
 
 
 def test_an_endpoint_that_is_not_there_is_told_in_a_sentence(

@@ -174,7 +174,7 @@ def test_lm_eval_asks_exactly_our_text(tmp_path: Path, monkeypatch: pytest.Monke
                 gold = task.doc_to_target(next(doc for doc in task.eval_docs if doc["row_id"] == example.row_id))
                 assert (gold if isinstance(gold, list) else [gold]) == list(example.gold)
             else:
-                assert asked[example.row_id, 0][0] + "\n" == prompt
+                assert asked[example.row_id, 0][0] == prompt
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -152,7 +152,7 @@ def test_an_arm_needs_its_table_and_a_tuned_arm_a_model() -> None:
     assert recipe.endpoint_of("untuned") is None
     with pytest.raises(ConfigError, match=r"remote:toy needs a table \[remote.toy\]"):
         recipe_from(base, "recipe")
-    with pytest.raises(ConfigError, match="expected one of untuned, untuned_completion, tuned"):
+    with pytest.raises(ConfigError, match="expected one of model, model_completion, untuned, "):
         recipe_from(base | {"arms": ["untund"]}, "recipe")
     asked = {"model": "remote:m@http://127.0.0.1:1/v1?concurrency=2", "hold_out": ["nli"]}
     with pytest.raises(ConfigError, match="arms: tuned tunes its model, and an endpoint can only be asked"):
@@ -266,3 +266,14 @@ def test_exemplars_stand_before_what_an_endpoint_is_asked(toy: Serving, tmp_path
     assert samples["shots"].unique().to_list() == [2] and samples["exemplars"].list.len().unique().to_list() == [2]
     assert "generated, 2 exemplars" in arms.style(f"untuned{GENERATED}@2").title
     assert write_report(tmp_path).exists()
+
+
+def test_a_missing_key_is_said_before_anything_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    table = {"remote": {"toy": {"url": "http://127.0.0.1:1/v1", "model": "m", "key_env": "NO_SUCH_KEY"}}}
+    recipe = resolve(
+        None, model="world:tiny", hold_out=["nli"], catalogs=["world"], arms=["tuned", "remote:toy"], **table
+    )
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -223,10 +223,8 @@ def test_an_evaluation_killed_and_started_again_computes_nothing_it_had(
         assert (killed / name).read_bytes() == (straight / name).read_bytes(), name
     result = read_json(killed / "result.json")
     metrics = {"rte": "accuracy", "hellaswag": "accuracy", "squad_v1": "squad", "web_nlg_en": "rouge"}
-    assert set(result["arms"]) == {"untuned", "untuned@3"}
+    assert set(result["arms"]) == {"model", "model@3"}
     for arm in result["arms"].values():
         assert {task: numbers["metric"] for task, numbers in arm["tasks"].items()} == metrics
         assert all(numbers["low"] <= numbers["mean"] <= numbers["high"] for numbers in arm["tasks"].values())
-    assert (
-        result["arms"]["untuned@3"]["tasks"]["rte"]["shots"] > 0 == result["arms"]["untuned"]["tasks"]["rte"]["shots"]
-    )
+    assert result["arms"]["model@3"]["tasks"]["rte"]["shots"] > 0 == result["arms"]["model"]["tasks"]["rte"]["shots"]

@@ -28,7 +28,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Longest generated answer, in tokens.", show_default="64")
     ] = None,
     completion: Annotated[
-        bool, typer.Option("--completion", help="Ask through completion templates (untuned models).")
+        bool, typer.Option("--completion", help="Ask through completion templates, as one asks untuned models.")
     ] = False,
     out_: Annotated[Path | None, typer.Option("--out", help="Folder for samples and result.")] = None,
     json_: options.Json = False,
@@ -63,7 +63,7 @@ def evaluate(
         require_all=require_all or None,
         seed=seed,
         world_seed=world_seed,
-        arms=["untuned_completion" if completion else "untuned"],
+        arms=["model_completion" if completion else "model"],
     )
     folder = out_ or Path("runs") / f"evaluate-{recipe.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:

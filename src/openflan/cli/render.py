@@ -1,12 +1,17 @@
 """`openflan render`"""
 
-from typing import Annotated, cast, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from openflan.catalog.task import Split
 from openflan.cli import options
 from openflan.cli.console import emit_json, err, out
+
+if TYPE_CHECKING:
+    from openflan.ledger import Ledger
+    from openflan.rendering.example import Example
 
 
 def render(
@@ -76,16 +81,22 @@ def render(
         exemplars = ExemplarSource(found, read_columns(found, pool, ledger), seed=seed)
         shown = [exemplars.before(e, row, t, shots, ledger) for e, (row, t) in zip(examples, pairs, strict=True)]
         examples = [example for example in shown if example is not None]
+    shown_tokens = _tokens(examples, tokens, ledger) if tokens else [None] * len(examples)
     if json_:
-        emit_json([_plain(example) for example in examples])
+        emit_json(
+            [
+                _plain(example) | ({} if one is None else {"tokens": one})
+                for example, one in zip(examples, shown_tokens, strict=True)
+            ]
+        )
         return
-    for example in examples:
+    for example, one in zip(examples, shown_tokens, strict=True):
         out.rule(
             f"[bold]{example.task}[/] · {example.template} ({example.kind}) · row {example.row_id}",
             align="left",
             style="dim",
         )
-        if tokens is None:
+        if one is None:
             for (inputs, targets), row_id in zip(example.exemplars, example.exemplar_rows, strict=True):
                 out.print(f"exemplar: row {row_id}", style="dim italic", highlight=False)
                 out.print(inputs, style="dim", markup=False, highlight=False)
@@ -94,7 +105,7 @@ def render(
             out.print(example.inputs, markup=False, highlight=False)
             out.print(example.targets, style="bold green", markup=False, highlight=False)
         else:
-            _show_tokens(example, tokens)
+            _show_tokens(one)
     for (_, name, reason), count in ledger.dropped.items():
         err.print(f"{name}: {count} rows left out: {reason}", markup=False)
     for (_, name, reason), count in ledger.shortened.items():
@@ -107,21 +118,30 @@ def _plain(example: object) -> dict[str, object]:
     return dataclasses.asdict(example)  # pyright: ignore[reportArgumentType] -- an Example
 
 
-def _show_tokens(example: object, model: str) -> None:
-    from rich.text import Text
-
+def _tokens(examples: "Sequence[Example]", model: str, ledger: "Ledger") -> list[dict[str, list[str]]]:
+    """Prompt and target tokens of each example in the model's own format; none of an example that does not fit."""
     from openflan.encoding.encode import encode
     from openflan.encoding.prompt_format import Lengths, PromptFormat
-    from openflan.ledger import Ledger
-    from openflan.models.load import load_tokenizer
+    from openflan.models.load import find_model, load_tokenizer, read_prompt_format
 
-    tokenizer = load_tokenizer(model)
-    encoded = encode([example], tokenizer, PromptFormat(), Lengths(), Ledger())  # pyright: ignore[reportArgumentType]
-    for one in encoded:
-        line = Text()
-        for ids, style in ((one.prompt_ids, "dim"), (one.target_ids, "bold green")):
-            for token in tokenizer.convert_ids_to_tokens(list(ids)):
-                line.append(str(token).replace("\n", "↵"), style=style)
-                line.append("·", style="blue")
-        out.print(line)
-        err.print(f"{len(one.prompt_ids)} prompt tokens, {len(one.target_ids)} target tokens (with loss, EOS last)")
+    tokenizer, form = load_tokenizer(model), read_prompt_format(find_model(model)) or PromptFormat()
+    found: list[dict[str, list[str]]] = []
+    for example in examples:
+        encoded = encode([example], cast(Any, tokenizer), form, Lengths(), ledger)
+        ids = [(one.prompt_ids, one.target_ids) for one in encoded] or [((), ())]
+        prompt, target = (cast("list[str]", tokenizer.convert_ids_to_tokens(list(part))) for part in ids[0])
+        found.append({"prompt": prompt, "target": target})
+    return found
+
+
+def _show_tokens(tokens: "Mapping[str, Sequence[str]]") -> None:
+    from rich.text import Text
+
+    line = Text()
+    for part, style in (("prompt", "dim"), ("target", "bold green")):
+        for token in tokens[part]:
+            line.append(token.replace("\n", "↵"), style=style)
+            line.append("·", style="blue")
+    out.print(line)
+    counts = f"{len(tokens['prompt'])} prompt tokens, {len(tokens['target'])} target tokens (with loss, EOS last)"
+    err.print(counts if tokens["target"] else "does not fit, and would be left out")

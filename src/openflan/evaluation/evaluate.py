@@ -404,6 +404,7 @@ def _cluster(
         "shots": float(np.mean([tasks[name]["shots"] for name in names])),
         "tasks": list(names),
         "chance": statistics.mean_if_all(tasks[name]["chance"] for name in names),
+        "majority": statistics.mean_if_all(tasks[name]["majority"] for name in names),
     }
 
 

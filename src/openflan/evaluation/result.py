@@ -74,6 +74,8 @@ class ClusterResult(TypedDict):
     """The mean of its tasks' exemplars."""
     tasks: list[str]
     chance: float | None
+    majority: float | None
+    """The mean of its tasks' rates of always giving the most frequent answer."""
 
 
 class Difference(TypedDict):

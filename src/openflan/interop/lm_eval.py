@@ -46,6 +46,8 @@ def _written(prompt_format: PromptFormat) -> dict[str, Any]:
     most = Lengths().targets
     return {
         "output_type": "generate_until",
+        # The delimiter before a target is added to options only.
+        "doc_to_text": f"{{{{ inputs ~ {json.dumps(prompt_format.separator, ensure_ascii=False)} }}}}",
         "doc_to_target": "references",
         "generation_kwargs": {"until": [prompt_format.exemplar_separator], "do_sample": False, "max_gen_toks": most},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],

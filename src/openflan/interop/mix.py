@@ -53,8 +53,9 @@ def export_mixture(
     if set(recipe.mixture.shots) != {0}:  # what became of the exemplars of these examples
         artifacts.write_json(out / "ledger.json", ledger.to_json())
     return {
-        "examples": summary.examples + sum(summary.left_out.values()),
-        "tasks": sorted(mixture.tasks),
+        "examples": summary.examples,
+        "left_out": dict(summary.left_out),
+        "tasks": sorted(summary.tasks),
         "format": format_name,
         "files": str(summary),
     }

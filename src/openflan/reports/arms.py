@@ -24,6 +24,13 @@ ACCENT = "#b4530a"
 _MATCHED = "it wrote answers, which were matched to the options"
 
 ARMS: dict[str, ArmStyle] = {
+    "model": ArmStyle("Model", "the model as it was given, asked through instructions", "#8d867d", "o"),
+    "model_completion": ArmStyle(
+        "Model, own style",
+        "the model as it was given, asked as if it only continued text",
+        "#3d6a91",
+        "D",
+    ),
     "untuned": ArmStyle("Untuned", "the base model, given the same instructions", "#8d867d", "o"),
     "untuned_completion": ArmStyle(
         "Untuned, own style", "the base model, asked as one asks a model that only continues text", "#3d6a91", "D"

@@ -82,9 +82,9 @@ def detectable(difference: Difference) -> str:
 
 
 def main_arm(run: Run) -> str:
-    """The arm the run is about: `tuned`, or else the first that is compared with something."""
+    """The arm the run is about: `tuned`, or else the first that is compared with something, or else the first."""
     compared = [difference.arm for difference in run.cluster_differences]
-    return "tuned" if "tuned" in run.arms or not compared else compared[0]
+    return "tuned" if "tuned" in run.arms else next(iter([*compared, *in_order(run.arms)]), "tuned")
 
 
 def _clusters(run: Run) -> tuple[str, ...]:
@@ -102,12 +102,18 @@ def _finding(run: Run, cluster: str) -> Finding:
             if own
             else cluster_words(cluster)
         )
-        return Finding(run.name, cluster, None, f"{where}; nothing was compared with it.", _level(own))
+        return Finding(run.name, cluster, None, f"{where}.", (*_seen(run, cluster), *_level(own)))
     others = [compared[name] for name in in_order(compared) if name != first.against]
     remarks = [text for d in others if (text := _against(run, d))]
     remarks += _level(own)
     remarks += [text for text in (_correction(first, len(run.cluster_differences)),) if text]
     return Finding(run.name, cluster, first, _sentence(run, first, own), tuple(remarks))
+
+
+def _seen(run: Run, cluster: str) -> tuple[str, ...]:
+    tasks = {task for arm in run.arms.values() if cluster in arm.clusters for task in arm.tasks}
+    seen = [task for task in run.seen if task in tasks]
+    return (f"It was tuned on {', '.join(seen)}: that is no zero-shot result.",) if seen else ()
 
 
 def _sentence(run: Run, difference: Difference, own: Measured | None) -> str:
@@ -137,7 +143,7 @@ def _against(run: Run, difference: Difference) -> str:
     }.get(difference.against, style(difference.against).title.lower())
     match verdict(difference):
         case "higher":
-            return f"It is also above {name}{level}: {describe(difference)}."
+            return f"It is above {name}{level}: {describe(difference)}."
         case "lower":
             return f"It stays below {name}{level}: {describe(difference)}."
         case "not shown":
@@ -154,7 +160,7 @@ def _level(own: Measured | None) -> tuple[str, ...]:
         below = own.high is not None and own.high < own.chance
         where = "below" if below else "not shown to be above"
         remarks.append(f"Its {percent(own.mean)} is {where} chance ({percent(own.chance)}).")
-    if own.majority is not None and own.mean <= own.majority:
+    if own.majority is not None and (own.mean if own.low is None else own.low) <= own.majority:
         remarks.append(f"Always giving the most frequent answer would score {percent(own.majority)}.")
     return tuple(remarks)
 

@@ -16,7 +16,7 @@ from openflan.reports import grids, provenance
 from openflan.reports.arms import cluster_words, in_order, style
 from openflan.reports.drawings import Drawing, drawings, overview_drawings
 from openflan.reports.figures import VARIABLES, Width
-from openflan.reports.finding import Finding, findings, main_arm
+from openflan.reports.finding import Finding, findings, main_arm, versus
 from openflan.reports.numbers import BLANK, nats, percent, points
 from openflan.reports.reading import Report, Run, items, mapping
 from openflan.reports.samples import Answer, Asked, Item, pick
@@ -31,9 +31,11 @@ WIDTHS: tuple[Width, Width] = ("wide", "narrow")
 def render_page(report: Report) -> str:
     """The whole page as text."""
     found = [finding for run in report.runs for finding in findings(run)]
+    zero_shot = all(run.zero_shot for run in report.runs)
     return fill(
         "report.html.j2",
         title=page_title(report),
+        kicker="zero-shot on task clusters the model was not tuned on" if zero_shot else "scores on instructed tasks",
         lead=_lead(found),
         findings=[_finding_view(finding) for finding in found],
         notes=report.notes,
@@ -106,8 +108,10 @@ def _finding_view(finding: Finding) -> dict[str, Any]:
 
 
 def _lead(found: Sequence[Finding]) -> str:
-    if len(found) < 2:
+    differences = [finding.difference for finding in found if finding.difference is not None]
+    if len(differences) < 2:
         return ""
+    compared = list(dict.fromkeys(versus(difference).lower() for difference in differences))
     counts = {
         way: sum(finding.verdict == way for finding in found) for way in ("higher", "lower", "not shown", "not tested")
     }
@@ -118,7 +122,7 @@ def _lead(found: Sequence[Finding]) -> str:
         "not tested": "not tested",
     }
     said = [f"{number} {words[way]}" for way, number in counts.items() if number]
-    return f"{len(found)} held-out clusters: {', '.join(said)}, tuned against untuned on the same instructions."
+    return f"{len(found)} held-out clusters: {', '.join(said)}; {', '.join(compared)}."
 
 
 def _overview(report: Report) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def _run_view(run: Run, anchor: str, most_tasks: int) -> dict[str, Any]:
         "figures": dict.fromkeys(("arms", "templates", "differences", "curve"), "")
         | {name: _svgs(drawing, f"{anchor}-{name}") for name, drawing in drawings(run).items()},
         "scores": grids.score_grid(run),
-        "scores_caption": "Score" if run.has_exemplars else "Zero-shot score",
+        "scores_caption": "Zero-shot score" if run.zero_shot else "Score",
         "scores_note": _scores_note(run),
         "differences": grids.difference_grid(run),
         "split": provenance.split_facts(run),

@@ -3,6 +3,7 @@
 Takes a `Run`, gives pairs of words. Read next: `grids.py`.
 """
 
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -65,7 +66,30 @@ def command(run: Run) -> str:
     given = run.env.get("command") or run.raw.get("command")
     if isinstance(given, list):
         given = " ".join(map(str, cast(list[Any], given)))
-    return str(given) if given else f"openflan run {run.folder.name}/recipe.toml --out {run.folder.name}-again"
+    if given:
+        return str(given)
+    again = f"--out {run.folder.name}-again"
+    return f"{_evaluation(run)} {again}" if not run.held_out else f"openflan run {run.folder.name}/recipe.toml {again}"
+
+
+def _evaluation(run: Run) -> str:
+    """The `openflan evaluate` of a model that was only scored, from its recipe."""
+    recipe = _parse_toml(run.recipe)
+    asked = mapping(recipe.get("evaluation"))
+    options: dict[str, Any] = {
+        "model": recipe.get("model", "MODEL"),
+        "tasks": ",".join(map(str, items(run.split.get("evaluated")))) or "TASKS",
+        "catalog": ",".join(map(str, items(recipe.get("catalogs")))),
+        "data-root": recipe.get("data_root"),
+        "limit": asked.get("items"),
+        "shots": ",".join(map(str, items(asked.get("shots")))),
+        "max-new-tokens": asked.get("max_new_tokens"),
+        "seed": recipe.get("seed"),
+        "world-seed": recipe.get("world_seed"),
+    }
+    given = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value not in (None, "", "all")]
+    own_style = ["--completion"] if "model_completion" in items(recipe.get("arms")) else []
+    return " ".join(["openflan evaluate", *given, *own_style])
 
 
 def run_facts(run: Run) -> list[tuple[str, str]]:

@@ -84,6 +84,8 @@ class Run:
     held_out: tuple[str, ...]
     arms: Mapping[str, Arm]
     differences: tuple[Difference, ...]
+    seen: tuple[str, ...] = ()
+    """Evaluated tasks that the model is known to have been tuned on; of a model that was only scored."""
     fingerprint: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any])
     split: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -124,6 +126,11 @@ class Run:
             style(name).shots or any(measured.shots for measured in arm.tasks.values())
             for name, arm in self.arms.items()
         )
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether nothing was asked with exemplars, and what was asked is known to have been held out of tuning."""
+        return bool(self.held_out) and not self.has_exemplars
 
     @property
     def samples(self) -> Path:
@@ -189,6 +196,7 @@ def _run(result: Mapping[str, Any], folder: Path, name: str) -> Run:
         held_out=tuple(str(cluster) for cluster in result.get("held_out", ())),
         arms={arm: _arm(arm, mapping(value)) for arm, value in mapping(result.get("arms")).items()},
         differences=tuple(d for value in _mappings(result.get("differences")) for d in _differences(value)),
+        seen=tuple(map(str, items(result.get("seen")))),
         fingerprint=str(result.get("fingerprint", "")),
         raw=result,
         split=_read_json(folder / "split.json", optional=True),

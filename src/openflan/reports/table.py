@@ -49,7 +49,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
 def _scores(report: Report) -> Table:
     """One line an arm, so that any number of arms fits any terminal."""
     exemplars = any(run.has_exemplars for run in report.runs)
-    columns = [("mean", True), ("95 % interval", True), ("chance", True), ("n", True)]
+    columns = [("mean", True), ("95 % interval", True), ("chance", True), ("majority", True), ("n", True)]
     table = _table(("on", False), ("arm", False), *([("shots", True)] if exemplars else []), *columns)
     for run in report.runs:
         for cluster in run.clusters:
@@ -64,9 +64,14 @@ def _add_arms(table: Table, name: str, measured: Mapping[str, Measured], *, exem
     for index, arm in enumerate(in_order(measured)):
         m, tone = measured[arm], ACCENT if arm == "tuned" else ""
         shots = [Text(exemplars_words(arm, m.shots), tone)] if exemplars else []
-        aside = [Text(text, "dim") for text in (interval(m.low, m.high), percent(m.chance), count(m.n))]
+        aside = [Text(text, "dim") for text in _beside(m)]
         title = Text(style(arm).title.lower(), tone)
         table.add_row(name if index == 0 else "", title, *shots, Text(percent(m.mean), tone), *aside)
+
+
+def _beside(measured: Measured) -> tuple[str, str, str, str]:
+    chance, majority = percent(measured.chance), percent(measured.majority)
+    return interval(measured.low, measured.high), chance, majority, count(measured.n)
 
 
 def _differences(report: Report) -> Table:

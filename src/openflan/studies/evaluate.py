@@ -23,8 +23,12 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     """Score the recipe's model on the named tasks, or on all of its held-out clusters where none is named."""
     tasks = chosen_tasks(load_catalog(*recipe.catalogs), recipe, task_names)
     open_run(recipe.changed(hold_out=[task.name for task in tasks]) if task_names else recipe, out)
-    warn_of_tuned(recipe.model, tasks)
+    seen = tuned_on(recipe.model, tasks)
     ledger = Ledger()
+    if seen:
+        said = f"{recipe.model} was tuned on {', '.join(seen)}: no zero-shot results there"
+        logger.warning(said)
+        ledger.note(said)
     evaluated = read_evaluated(tasks, recipe, ledger)
     asked = {task.name: asked_under(task, recipe.hold_out) for task in tasks if task.name in evaluated}
     rows = SplitRows({}, evaluated, asked, ledger, read_exemplars(asked.values(), recipe, ledger))
@@ -42,19 +46,16 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     samples = run_arm(arm, recipe, rows, out, progress)
     resamples = recipe.evaluation.resamples
     result = evaluate(samples, tasks=rows.tasks, held_out=(), seed=recipe.seed, arm=arm, resamples=resamples)
-    return close_run(recipe, rows, samples, result, out)
+    return close_run(recipe, rows, samples, result, out, seen=seen)
 
 
-def warn_of_tuned(model: str, tasks: Sequence[Task]) -> None:
-    """Say which of the tasks a run's model was tuned on: what it scores there is no zero-shot result."""
+def tuned_on(model: str, tasks: Sequence[Task]) -> list[str]:
+    """Which of the tasks a run's model was tuned on: what it scores there is no zero-shot result."""
     # RUN/model, or RUN/arms/ARM/model
     splits = (parent / "split.json" for parent in list(Path(model).expanduser().parents)[:3])
     split = next(filter(Path.is_file, splits), None)
-    if split is None:
-        return
-    tuned_on = sorted({task.name for task in tasks} & set(artifacts.read_json(split).get("train", ())))
-    if tuned_on:
-        logger.warning("%s was tuned on %s: no zero-shot results there", model, ", ".join(tuned_on))
+    tuned = () if split is None else artifacts.read_json(split).get("train", ())
+    return sorted({task.name for task in tasks} & set(tuned))
 
 
 def chosen_tasks(catalog: Catalog, recipe: Recipe, task_names: Sequence[str]) -> list[Task]:

@@ -24,6 +24,8 @@ from openflan.studies.seen import SoftPromptSettings, SupervisedSettings
 from openflan.tuning.settings import TuningSettings
 
 ARMS = (
+    "model",
+    "model_completion",
     "untuned",
     "untuned_completion",
     "tuned",
@@ -44,7 +46,10 @@ def _known_arm(name: str) -> str:
 
 
 Arm = Annotated[str, AfterValidator(_known_arm)]
-"""The systems compared, by the paper's names (DESIGN section 9): one of `ARMS`, or `remote:NAME`."""
+"""The systems compared, by the paper's names (DESIGN section 9): one of `ARMS`, or `remote:NAME`. `model` and
+`model_completion` are what `openflan evaluate` scores: a model as it is, which may have been tuned on anything."""
+OWN_STYLE: tuple[Arm, ...] = ("model_completion", "untuned_completion")
+"""The arms that are asked through completion templates."""
 
 TUNED_WITH: dict[Arm, Wording] = {
     "tuned": "instructions",

@@ -18,6 +18,7 @@ from openflan.errors import ConfigError, Problem, RunError
 from openflan.evaluation.evaluate import Result, evaluate
 from openflan.evaluation.samples import SEEN_ARMS, read_samples, write_samples
 from openflan.ledger import Ledger
+from openflan.models.remote import Endpoint
 from openflan.rendering.example import Example
 from openflan.rendering.render import TEMPLATED, Wording, render
 from openflan.studies.answer import answer
@@ -25,7 +26,7 @@ from openflan.studies.arm_models import arm_models, home_of, prompt_format
 from openflan.studies.locks import lock
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
-from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
+from openflan.studies.recipe import MODEL_OF, OWN_STYLE, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
 from openflan.studies.remote import answer_remotely
 from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
 
@@ -42,6 +43,7 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
 
     Raises RunError if `out` belongs to another recipe, LeakageError if a held-out task would be trained on.
     """
+    can_ask(recipe, out)
     open_run(recipe, out)
     split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
     rows = read_split(split, recipe, progress=progress)
@@ -61,10 +63,20 @@ def run_many(recipes: Mapping[Path, Recipe], *, workers: int, progress: Progress
             for arms in _by_model(recipe.arms)
         ]
         for out, recipe in recipes.items():
+            can_ask(recipe, out)
             open_run(recipe, out)
             lock(recipe, split_of(recipe), rows_of(recipe), out)
         in_processes(jobs, workers=workers, progress=progress)
     return {out: run(recipe, out, progress=progress) for out, recipe in recipes.items()}
+
+
+def can_ask(recipe: Recipe, out: Path) -> None:
+    """Raises what stands in the way of endpoints still to be asked (a missing key, httpx), before anything is tuned."""
+    for arm in recipe.arms:
+        endpoint = recipe.endpoint_of(arm)
+        if endpoint is not None and not (out / "arms" / arm / "samples.parquet").exists():
+            with Endpoint(endpoint):
+                pass
 
 
 def open_run(recipe: Recipe, out: Path) -> None:
@@ -116,7 +128,7 @@ def _answers(
 ) -> pl.DataFrame:
     """What the arm's model or models say to all they are asked."""
     endpoint = recipe.endpoint_of(arm)
-    own_style = arm == "untuned_completion" or (endpoint is not None and endpoint.templates == "completion")
+    own_style = arm in OWN_STYLE or (endpoint is not None and endpoint.templates == "completion")
     if endpoint is None:
         _set_threads(recipe)
     parts: list[pl.DataFrame] = []
@@ -173,11 +185,14 @@ def templates_for(task: Task, kind: str, ledger: Ledger) -> tuple[Template, ...]
     return chosen or task.of_kind("direct")
 
 
-def close_run(recipe: Recipe, rows: SplitRows, samples: pl.DataFrame, result: Result, out: Path) -> Result:
-    """Write what the run found; DONE comes last."""
+def close_run(
+    recipe: Recipe, rows: SplitRows, samples: pl.DataFrame, result: Result, out: Path, *, seen: Sequence[str] = ()
+) -> Result:
+    """Write what the run found; DONE comes last. seen: evaluated tasks that the model was tuned on, as far as known."""
     close_ledger(recipe, rows, out)
     write_samples(samples, out / "samples.parquet")
-    artifacts.write_json(out / "result.json", result.to_json() | {"fingerprint": recipe.fingerprint})
+    known = {"fingerprint": recipe.fingerprint} | ({"seen": list(seen)} if seen else {})
+    artifacts.write_json(out / "result.json", result.to_json() | known)
     artifacts.write_text(out / artifacts.DONE, "")
     return result
 
@@ -258,6 +273,7 @@ def tune_arms(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progr
     if world().size > 1 and recipe.tuning.quantize is not None:
         where = "tuning.lora.quantize"
         raise ConfigError(Problem(where, "weights in few bits cannot be sharded", "leave it out, or use one process"))
+    can_ask(recipe, out)
     split = split_of(recipe)
     with world().first_alone():
         open_run(recipe, out)

@@ -19,10 +19,11 @@ from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import OpenflanError, SourceError
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture, TaskRows, tuning_tasks, tuning_templates
-from openflan.rendering.render import ReadRow, read_columns, render
+from openflan.rendering.render import TEMPLATED, ReadRow, read_columns, render
 from openflan.sources.read import SourceSettings, iter_rows
-from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Recipe
+from openflan.studies.recipe import MODEL_OF, OWN_STYLE, TUNED_WITH, Recipe
 from openflan.studies.rows import split_of
+from openflan.studies.run import templates_for
 
 SAMPLED_ROWS = 32
 """Rows of each task whose lengths stand for all of its rows'."""
@@ -173,19 +174,22 @@ def assumed_tuning(recipe: Recipe, context: int, why: str) -> TuningWorkload:
 
 
 def evaluation_workload(recipe: Recipe, tokenizer: Tokenizer | None, context: int) -> EvaluationWorkload:
-    """What the arms are asked: dev and test rows of each evaluated task, each through every direct template."""
+    """What the arms are asked: dev and test rows of each evaluated task, through all templates of the arm's kind."""
     arms = {name: shots for arm in recipe.arms if recipe.endpoint_of(arm) is None
             for name, shots in recipe.shots_of(arm).items()}  # fmt: skip
     tasks = split_of(recipe).evaluated
     settings = recipe.evaluation
     prompts, tokens, scored, generated, unshared, measured = 0, 0.0, 0.0, 0.0, 0.0, 0
+    own_style = {name for arm in OWN_STYLE for name in recipe.shots_of(arm)}
     for task in tasks:
         sizes = None if tokenizer is None else _sampled_answers(task, recipe, tokenizer, context)
         measured += sizes is not None
         prompt, option, options = sizes or _assumed_answer(task, recipe)
         number = min(settings.items or rows_of(task, "test"), rows_of(task, "test"))
-        number = (number + min(settings.dev_items, rows_of(task, "dev"))) * len(task.of_kind("direct"))
-        for count in arms.values():
+        rows = number + min(settings.dev_items, rows_of(task, "dev"))
+        for arm, count in arms.items():
+            templates = templates_for(task, "completion" if arm in own_style else "direct", Ledger())
+            number = rows * (len(templates) if settings.wording in TEMPLATED else 1)
             whole = min(prompt + count * (MEAN_PROMPT + MEAN_TARGET if sizes is None else prompt + option),
                         float(recipe.lengths.inputs))  # fmt: skip
             sharing = SHARED_FEW_SHOT if count and settings.exemplars == "fixed" else SHARED_ZERO_SHOT
