@@ -34,7 +34,7 @@ def test_two_arms_of_a_run_as_table_json_and_page(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_evaluations_of_the_smallest_models(tmp_path: Path) -> None:
     for name, limit, tasks in (("one", 6, "world_denial,world_mood"), ("two", 4, "world_denial")):
-        common = ("--model", "world:small", "--catalog", "world", "--tasks", tasks, "--limit", limit, "-q")
+        common = ("--model", "world:small-early", "--catalog", "world", "--tasks", tasks, "--limit", limit, "-q")
         assert invoke("evaluate", *common, "--out", tmp_path / name).exit_code == 0
     found = json.loads(invoke("compare", tmp_path / "one", tmp_path / "two", "--json").stdout)
     (task,) = found["tasks"]

@@ -78,7 +78,7 @@ def test_render_shows_exemplars_in_front() -> None:
     [
         (("catalog", "show", "rtee"), "did you mean rte"),
         (
-            ("run", "--model", "world:small", "--hold-out", "nlii", "--catalog", "world", "--dry-run"),
+            ("run", "--model", "world:small-early", "--hold-out", "nlii", "--catalog", "world", "--dry-run"),
             "did you mean nli?",
         ),
         (("run", "--hold-out", "nli"), "--model"),
@@ -87,7 +87,7 @@ def test_render_shows_exemplars_in_front() -> None:
         (("report", "nowhere"), "nowhere"),
         (("compare", "nowhere", "elsewhere"), "elsewhere: no such run folder"),
         (
-            ("evaluate", "--model", "world:small", "--hold-out", "nli", "--shots", "0,few"),
+            ("evaluate", "--model", "world:small-early", "--hold-out", "nli", "--shots", "0,few"),
             "few: expected whole numbers",
         ),
         (("run", "demo", "--shots", "3,3", "--dry-run"), "named twice"),
@@ -105,7 +105,9 @@ def test_every_problem_of_a_recipe_is_told_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "bad.toml"
-    file.write_text('model = "world:small"\nhold_out = ["nli"]\nseeds = 3\n[tuning]\nlearning_rate = 1\nsteps = 0\n')
+    file.write_text(
+        'model = "world:small-early"\nhold_out = ["nli"]\nseeds = 3\n[tuning]\nlearning_rate = 1\nsteps = 0\n'
+    )
     code, text = failing(capsys, monkeypatch, "run", str(file))
     assert code == 1
     assert "seeds: unknown key (did you mean seed" in text

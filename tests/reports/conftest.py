@@ -114,7 +114,7 @@ def write_run(folder: Path, numbers: dict[str, Any]) -> Path:
     write_json(folder / "result.json", numbers)
     write_text(
         folder / "recipe.toml",
-        f'model = "world:small"\nseed = 7\nhold_out = ["{cluster}"]\n\n[mixture]\nrate_cap = 3000\n',
+        f'model = "world:small-early"\nseed = 7\nhold_out = ["{cluster}"]\n\n[mixture]\nrate_cap = 3000\n',
     )
     excluded = [
         {"task": "synonym", "reason": "cluster paraphrase is barred with the held-out one"},
@@ -135,7 +135,7 @@ def write_run(folder: Path, numbers: dict[str, Any]) -> Path:
     }
     write_json(folder / "ledger.json", {"stages": stages, "notes": ["topic: dev rows taken from train, 200 rows"]})
     write_json(folder / "env.json", {
-        "command": f"openflan run --model world:small --hold-out {cluster} --seed 7", "python": "3.11.2",
+        "command": f"openflan run --model world:small-early --hold-out {cluster} --seed 7", "python": "3.11.2",
         "packages": {"openflan": "0.1.0", "torch": "2.13.0"}, "device": "cpu",
         "seconds": {"tune": 14.2, "evaluate": 5.1},
     })  # fmt: skip

@@ -106,10 +106,10 @@ def test_everything_a_sceptic_asks_for_is_there(run_folder: Path) -> None:
         "Does it follow that",  # a real prompt
         "The answer is",  # the same item in the untuned model's own style
         "not by eye",
-        "world:small",
+        "world:small-early",
         "0.1.0",
         'hold_out = ["nli"]',
-        "openflan run --model world:small --hold-out nli --seed 7",
+        "openflan run --model world:small-early --hold-out nli --seed 7",
     ):
         assert part in text, part
 

@@ -27,5 +27,5 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
                     row["premise"] += f": {LONG}"
             (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return resolve(
-        None, model="world:small", hold_out=["nli"], catalogs=[str(catalog)], data_root=str(tmp_path / "data")
+        None, model="world:small-early", hold_out=["nli"], catalogs=[str(catalog)], data_root=str(tmp_path / "data")
     )

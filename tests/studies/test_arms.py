@@ -158,7 +158,7 @@ def small(*arms: str, **top: object) -> Recipe:
         "soft_prompt": {"steps": 3, "tokens_per_step": 512, "rows": 8, "num_tokens": 2},
         "evaluation": {"items": 2, "dev_items": 1, "resamples": 100},
     }
-    return with_arms(*arms, **(table | {"model": "world:small"} | top))
+    return with_arms(*arms, **(table | {"model": "world:small-early"} | top))
 
 
 @pytest.fixture(scope="module")

@@ -454,7 +454,7 @@ def sample(arm: str, row: int, value: float, template: str, group: str | None = 
 def run(tmp_path: Path, data_root: Path) -> Path:
     """A finished run on rows 0 to 29 of RTE: `tuned` is right on every third, and on all that are planted."""
     folder = tmp_path / "run"
-    recipe = Recipe(model="world:small", hold_out=("nli",), data_root=str(data_root))
+    recipe = Recipe(model="world:small-early", hold_out=("nli",), data_root=str(data_root))
     write_text(folder / "recipe.toml", recipe.to_toml())
     samples = [
         sample(arm, row, float(row % 3 == 0 or (arm == "tuned" and row < 12)), template)

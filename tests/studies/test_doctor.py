@@ -117,7 +117,7 @@ def test_fewer_learned_positions_than_the_self_checks_need(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_real_models(stories: str) -> None:
-    for model in (stories, "world:small"):
+    for model in (stories, "world:small-early"):
         report = examine(model, device="cpu", only=[*WORDS, "packing", "trees"])
         assert [name for name, outcome in outcomes(report).items() if outcome != "pass"] == ["prompt-format"], said(
             report

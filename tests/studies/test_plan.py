@@ -95,7 +95,7 @@ def counted_flops(lm: LanguageModel) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("world:base", "full"), ("world:base", "lora"), ("world:small", "soft_prompt")]
+    ("name", "method"), [("world:base", "full"), ("world:base", "lora"), ("world:small-early", "soft_prompt")]
 )
 def test_flops_are_those_torch_counts_over_a_packed_step(name: str, method: Any) -> None:
     settings = TuningSettings(method=method, lora=LoraSettings(rank=4))
@@ -114,8 +114,8 @@ def test_flops_are_those_torch_counts_over_a_packed_step(name: str, method: Any)
 @pytest.mark.parametrize("method", ["full", "lora", "soft_prompt"])
 def test_bytes_are_those_of_the_real_model_and_optimizer(method: Any, optimizer: Any) -> None:
     settings = TuningSettings(method=method, optimizer=optimizer, lora=LoraSettings(rank=4))
-    shape = model_shape("world:small")
-    lm = made_trainable("world:small", settings)
+    shape = model_shape("world:small-early")
+    lm = made_trainable("world:small-early", settings)
     tuned = [p for p in lm.model.parameters() if p.requires_grad]
     assert trainable(shape, settings) == sum(p.numel() for p in tuned)
     assert weight_bytes(shape, settings) == sum(p.numel() * p.element_size() for p in lm.model.parameters())
@@ -130,8 +130,8 @@ def test_bytes_are_those_of_the_real_model_and_optimizer(method: Any, optimizer:
 @pytest.mark.parametrize(("method", "bfloat16"), [("full", True), ("lora", True), ("soft_prompt", False)])
 def test_activations_are_those_a_real_forward_pass_keeps(method: Any, bfloat16: bool) -> None:
     settings = TuningSettings(method=method, lora=LoraSettings(rank=4))
-    shape = model_shape("world:small")
-    lm = made_trainable("world:small", settings)
+    shape = model_shape("world:small-early")
+    lm = made_trainable("world:small-early", settings)
     lm.model.train()
     rows = [row((500, 12))] * 3
     weights = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}
@@ -194,8 +194,8 @@ def test_rows_are_shared_out_and_grouped_as_tuning_does() -> None:
 
 
 def test_lengths_are_those_of_the_recipes_own_steps() -> None:
-    recipe = resolve("demo", model="world:small")
-    load = tuning_workload(recipe, local_tokenizer("world:small"), 1024)
+    recipe = resolve("demo", model="world:small-early")
+    load = tuning_workload(recipe, local_tokenizer("world:small-early"), 1024)
     assert load.measured
     assert all(sum(r.tokens for r in step) <= recipe.tuning.tokens_per_step for step in load.steps)
     assert 0 < load.targets_per_step < load.tokens_per_step
@@ -268,7 +268,7 @@ def told(*arguments: str) -> str:
 
 @pytest.mark.slow
 def test_the_verb_takes_a_recipes_path_and_a_size_and_prints_json() -> None:
-    plain = json.loads(told("plan", "demo", "--model", "world:small", "--gpus", "cpu", "--json"))
+    plain = json.loads(told("plan", "demo", "--model", "world:small-early", "--gpus", "cpu", "--json"))
     assert plain["step"]["lengths_measured"]
     assert plain["tuning"]["models"] == ["tuned", "no_template", "dataset_name"]
     assert plain["total"]["kwh"] is None

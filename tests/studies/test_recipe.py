@@ -43,9 +43,9 @@ def test_differing_keys_are_named() -> None:
 
 
 def test_flags_go_on_top_of_a_recipe() -> None:
-    recipe = resolve("demo", {"tuning": {"steps": 3, "lr": None}}, model="world:small", hold_out=[], seed=None)
+    recipe = resolve("demo", {"tuning": {"steps": 3, "lr": None}}, model="world:small-early", hold_out=[], seed=None)
     base = resolve("demo")
-    assert (recipe.tuning.steps, recipe.tuning.lr, recipe.model) == (3, base.tuning.lr, "world:small")
+    assert (recipe.tuning.steps, recipe.tuning.lr, recipe.model) == (3, base.tuning.lr, "world:small-early")
     assert recipe.hold_out == base.hold_out
     with pytest.raises(ConfigError, match="--model and --hold-out"):
         resolve(None)

@@ -146,7 +146,7 @@ REMOTE = {"toy": {"url": "http://127.0.0.1:1/v1", "model": "toy"}}
 
 
 def test_an_arm_needs_its_table_and_a_tuned_arm_a_model() -> None:
-    base = {"model": "world:small", "hold_out": ["nli"], "arms": ["untuned", "remote:toy"]}
+    base = {"model": "world:small-early", "hold_out": ["nli"], "arms": ["untuned", "remote:toy"]}
     recipe = recipe_from(base | {"remote": REMOTE}, "recipe")
     assert recipe.endpoint_of("remote:toy") == RemoteSettings(url="http://127.0.0.1:1/v1", model="toy")
     assert recipe.endpoint_of("untuned") is None
@@ -164,7 +164,7 @@ def test_an_arm_needs_its_table_and_a_tuned_arm_a_model() -> None:
 
 def test_a_recipe_with_endpoints_comes_back_from_its_toml(tmp_path: Path) -> None:
     table = {"remote": {"toy": REMOTE["toy"] | {"key_env": "TOY_KEY", "concurrency": 3, "context": 2048}}}
-    recipe = resolve(None, model="world:small", hold_out=["nli"], arms=["untuned", "remote:toy"], **table)
+    recipe = resolve(None, model="world:small-early", hold_out=["nli"], arms=["untuned", "remote:toy"], **table)
     file = tmp_path / "recipe.toml"
     file.write_text(recipe.to_toml())
     assert "[remote.toy]" in file.read_text()
@@ -232,7 +232,7 @@ def test_a_run_compares_an_endpoint_with_the_model_it_serves_and_finds_them_equa
 ) -> None:
     serving.set()
     recipe = settings(
-        model="world:small",
+        model="world:small-early",
         hold_out=["summarization"],
         arms=["untuned", "remote:served"],
         remote={"served": {"url": serving.url, "model": "small", "scoring": "logprobs"}},

@@ -27,7 +27,7 @@ def small(**top: object) -> Recipe:
         "evaluation": {"items": 6, "dev_items": 4, "resamples": 200},
     }
     arms = ["untuned", "untuned_completion", "tuned", "no_template"]
-    return resolve("demo", sections, **({"model": "world:small", "hold_out": ["nli"], "arms": arms} | top))
+    return resolve("demo", sections, **({"model": "world:small-early", "hold_out": ["nli"], "arms": arms} | top))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_data_workers_change_no_byte_that_tuning_leaves(tmp_path: Path) -> None:
     tuning = {"steps": 9, "tokens_per_step": 256, "checkpoint_every": 4, "dev_every": 3, "dev_rows": 1}
     for workers in (0, 2):
         sections = {"tuning": tuning | {"data_workers": workers}, "mixture": {"block_size": 16}}
-        recipe = resolve("demo", sections, model="world:small", hold_out=["nli"], train_clusters=["sentiment"])
+        recipe = resolve("demo", sections, model="world:small-early", hold_out=["nli"], train_clusters=["sentiment"])
         out = tmp_path / str(workers)
         tune_only(recipe, out)
         made = [path.name for path in sorted((out / "encoded").iterdir())]

@@ -28,7 +28,7 @@ from openflan.studies.run import evaluation_examples, run, run_many
 def recipe(catalog: str = "flan", **evaluation: object) -> Recipe:
     settings = {"items": 5, "dev_items": 4, "resamples": 100, "shots": [0, 3]} | evaluation
     return recipe_from(
-        {"model": "world:small", "hold_out": ["nli"], "catalogs": [catalog], "evaluation": settings}, "test"
+        {"model": "world:small-early", "hold_out": ["nli"], "catalogs": [catalog], "evaluation": settings}, "test"
     )
 
 
@@ -132,7 +132,7 @@ def test_the_number_of_exemplars_is_checked() -> None:
 
 def small(*arms: str, shots: Sequence[int]) -> Recipe:
     table = {
-        "model": "world:small",
+        "model": "world:small-early",
         "hold_out": ["nli"],
         "catalogs": ["world"],
         "arms": arms,

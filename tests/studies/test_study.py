@@ -38,7 +38,7 @@ def toy(**top: Any) -> StudySettings:
     recipe["soft_prompt"] |= {"steps": 2, "tokens_per_step": 256}
     recipe["evaluation"] |= {"items": 3, "dev_items": 2, "resamples": 200}
     small = {
-        "models": ["world:small"],
+        "models": ["world:small-early"],
         "seeds": [1, 2],
         "counts": [1, 3],
         "orders": 2,
@@ -46,7 +46,7 @@ def toy(**top: Any) -> StudySettings:
         "resamples": 200,
         "studies": {},
     }
-    return StudySettings.model_validate(plain | small | {"ladder": [["world:small"]], "prompt_rows": [8]} | top)
+    return StudySettings.model_validate(plain | small | {"ladder": [["world:small-early"]], "prompt_rows": [8]} | top)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -137,7 +137,7 @@ def test_asked_to_end_in_one_process_both_save_and_one_goes_on(tuned: Path, tmp_
 def test_torchrun_tunes_by_the_command_line(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("""
-        model = "world:small"
+        model = "world:small-early"
         catalogs = ["world"]
         hold_out = ["nli"]
         train_clusters = ["sentiment"]
