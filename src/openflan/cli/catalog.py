@@ -217,7 +217,8 @@ def _tell_check(checks: "list[TaskCheck]", num_problems: int, *, quiet: bool) ->
 @app.command()
 def docs(
     out_: Annotated[
-        Path, typer.Option("--out", help="Folder for the pages; those of tasks that are gone are removed.")
+        Path,
+        typer.Option("--out", help="Folder for the pages; earlier pages of tasks that are gone are removed."),
     ],
     catalog: options.Catalogs = None,
 ) -> None:
@@ -225,15 +226,9 @@ def docs(
 
     Example: openflan catalog docs --catalog my_tasks --out docs/my-tasks
     """
-    from openflan.artifacts import write_text
-    from openflan.reports.catalog_pages import catalog_pages
+    from openflan.reports.catalog_pages import write_catalog_pages
 
-    pages = catalog_pages(_load(catalog))
-    for file in out_.glob("*.md"):
-        if file.name not in pages:
-            file.unlink()
-    for name, text in pages.items():
-        write_text(out_ / name, text)
+    pages = write_catalog_pages(_load(catalog), out_)
     err.print(f"{out_}  {len(pages) - 1} tasks", markup=False)
 
 
