@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from openflan.catalog.load import load_catalog
 from openflan.cli.app import app, main
+from openflan.cli.console import out
 from tests.catalog.toys import task_toml, write_catalog
 
 VERBS = ("demo", "run", "tune", "evaluate", "score", "doctor", "render", "mix", "report", "compare", "web", "catalog")
@@ -38,6 +40,29 @@ def test_the_catalog_lists_as_json() -> None:
     shown = json.loads(invoke("catalog", "show", "rte", "--json").stdout)
     assert shown["source"]["hub"] == "aps/super_glue"
     assert "rte" in invoke("catalog", "list", "--cluster", "nli").stdout
+
+
+@pytest.mark.parametrize("width", [40, 80, 10_000])
+def test_names_of_tasks_and_clusters_are_never_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out, "width", width)
+    catalog = load_catalog("flan")
+    listed = {line.split()[0] for line in invoke("catalog", "list").stdout.splitlines() if line.strip()}
+    assert listed >= catalog.tasks.keys()
+    assert "…" not in invoke("catalog", "clusters").stdout + invoke("catalog", "lineage", "--held-out", "nli").stdout
+
+
+def test_what_is_no_terminal_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    (line,) = (line for line in invoke("catalog", "list").stdout.splitlines() if line.startswith(" arc_challenge"))
+    assert line.split()[-1] == "allenai/ai2_arc"
+
+
+def test_brackets_in_a_users_task_are_no_markup(tmp_path: Path) -> None:
+    folder = write_catalog(tmp_path / "tasks", ("toy", "nli", ("old [v1]",)))
+    task = folder / "toy.toml"
+    task.write_text(task.read_text().replace("A toy", "Tickets [v2] [/x]"))
+    assert "Tickets [v2] [/x]" in invoke("catalog", "show", "toy", "--catalog", str(folder)).stdout
+    assert "old [v1]" in invoke("catalog", "lineage", "--catalog", str(folder)).stdout
 
 
 def test_check_reports_a_users_folder_and_fails(tmp_path: Path) -> None:

@@ -496,6 +496,16 @@ def test_the_strict_rule_moves_rows_between_the_subsets(
     assert contamination(settings, tmp_path / "out")["run"]["arms"]["tuned"]["rte"]["n_dirty"] == 13
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_terminal_of_any_width_names_every_task(
+    width: int, planted: tuple[Path, dict[int, str]], run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    found = contamination(ContaminationSettings(corpora=(planted[0],), run=run), tmp_path / "out")
+    Console(width=width).print(render_contamination(found))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("rte  ") for line in lines) and not any("…" in line for line in lines)
+
+
 def test_a_run_on_other_rows_is_refused(planted: tuple[Path, dict[int, str]], run: Path, tmp_path: Path) -> None:
     frame = pl.read_parquet(run / "samples.parquet")
     write_samples(frame.with_columns(gold=pl.lit([1], pl.List(pl.Int32()))), run / "samples.parquet")
