@@ -160,7 +160,8 @@ def check(
 ) -> None:
     """Render every template over rows and report everything that is wrong, with file and line; exit 1 if anything is.
 
-    Rows come from the data root or the hub; a task whose rows cannot be had is tried on its specimens, and said so.
+    Rows come from the data root or the hub; a task whose rows cannot be had is tried on its specimens, and said so. A
+    row that is dropped is a fault; a specimen is told of, and a fault only where none is left.
 
     Example: openflan catalog check --catalog my_tasks --data-root data
     """
@@ -187,6 +188,7 @@ def check(
             "problems": [{"where": p.where, "what": p.what, "hint": p.hint} for p in problems],
             "not_read": [{"task": one.task, "why": one.not_read, "tried_on": one.read_from} for one in unread],
             "rows": {one.task: one.rows for one in checks},
+            "specimens_dropped": {one.task: list(one.dropped) for one in checks if one.dropped},
             "diversity": {one.task: round(one.diversity.mean, 3) for one in checks},
         })  # fmt: skip
     else:
@@ -205,6 +207,8 @@ def _tell_check(checks: "list[TaskCheck]", num_problems: int, *, quiet: bool) ->
         names = sorted(one.task for one in checks if one.not_read and one.read_from == source)
         if names:
             err.print(f"tried {told}, real rows could not be read: {', '.join(names)}", markup=False)
+    if dropped := "; ".join(f"{one.task}: {', '.join(one.dropped)}" for one in checks if one.dropped):
+        err.print(f"specimens that are dropped, as rows like them would be: {dropped}", markup=False)
     if len(checks) > 1:
         lowest = ", ".join(f"{one.task} {one.diversity.mean:.2f}" for one in checks[:5])
         err.print(f"lexical diversity of templates, lowest first: {lowest}", markup=False)
