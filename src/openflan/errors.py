@@ -1,5 +1,7 @@
 """The error tree. Everything a user can cause is an `OpenflanError`; `assert` is for our own invariants.
 
+The command line exits with 2 for a ConfigError, which another command line would cure, and with 1 for the others.
+
 OpenflanError
   CatalogError    a task, template or cluster is wrong or unknown
   SourceError     rows cannot be read, or too many of them are unusable

@@ -32,6 +32,12 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     assert "Example: openflan" in text or verb == "catalog"
 
 
+def test_help_shows_the_format_of_answers() -> None:
+    text = " ".join(invoke("score", "--help").stdout.split())
+    answer = '{"id": …, "logprobs": [sum per option], "tokens": [count per option], "bytes": [count per option]}'
+    assert answer in text and '{"id": …, "error": "…"}' in text
+
+
 def test_the_catalog_lists_as_json() -> None:
     tasks = json.loads(invoke("catalog", "list", "--json").stdout)
     assert {"rte", "squad_v1"} <= {task["name"] for task in tasks}
@@ -99,30 +105,40 @@ def test_render_shows_exemplars_in_front() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("code", "arguments", "told"),
     [
-        (("catalog", "show", "rtee"), "did you mean rte"),
+        (1, ("catalog", "show", "rtee"), "did you mean rte"),
         (
+            1,
             ("run", "--model", "world:small", "--hold-out", "nlii", "--catalog", "world", "--dry-run"),
             "did you mean nli?",
         ),
-        (("run", "--hold-out", "nli"), "--model"),
-        (("run", "no-such-recipe"), "no recipe file or shipped recipe 'no-such-recipe'"),
-        (("render", "rte", "--template", "folows", "--data-root", "nowhere"), "no such"),
-        (("report", "nowhere"), "nowhere"),
-        (("compare", "nowhere", "elsewhere"), "elsewhere: no such run folder"),
+        (1, ("study", "holdout", "--hold-out", "nlii", "--dry-run"), "did you mean nli?"),
+        (1, ("study", "clusters", "--together", "nlii", "--dry-run"), "did you mean nli?"),
+        (1, ("render", "rte", "--template", "folows", "--data-root", "nowhere"), "no such"),
+        (1, ("report", "nowhere"), "nowhere"),
+        (1, ("compare", "nowhere", "elsewhere"), "elsewhere: no such run folder"),
+        (2, ("run", "--hold-out", "nli"), "--model"),
+        (2, ("run", "no-such-recipe"), "no recipe file or shipped recipe 'no-such-recipe'"),
+        (2, ("catalog", "lineage", "--rule", "papper"), "did you mean paper?"),
         (
+            2,
             ("evaluate", "--model", "world:small", "--hold-out", "nli", "--shots", "0,few"),
             "few: expected whole numbers",
         ),
-        (("run", "demo", "--shots", "3,3", "--dry-run"), "named twice"),
+        (2, ("run", "demo", "--shots", "3,3", "--dry-run"), "named twice"),
+        (2, ("catalog", "list", "--no-such-flag"), "--no-such-flag"),
     ],
 )
-def test_errors_say_what_to_do(
-    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_errors_say_what_to_do_and_misuse_exits_with_two(
+    code: int,
+    arguments: tuple[str, ...],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    code, text = failing(capsys, monkeypatch, *arguments)
-    assert code == 1
+    left, text = failing(capsys, monkeypatch, *arguments)
+    assert left == code
     assert told in text
 
 
@@ -132,14 +148,10 @@ def test_every_problem_of_a_recipe_is_told_at_once(
     file = tmp_path / "bad.toml"
     file.write_text('model = "world:small"\nhold_out = ["nli"]\nseeds = 3\n[tuning]\nlearning_rate = 1\nsteps = 0\n')
     code, text = failing(capsys, monkeypatch, "run", str(file))
-    assert code == 1
+    assert code == 2
     assert "seeds: unknown key (did you mean seed" in text
     assert "tuning.learning_rate: unknown key" in text
     assert "tuning.steps" in text
-
-
-def test_a_misused_flag_exits_with_two(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert failing(capsys, monkeypatch, "catalog", "list", "--no-such-flag")[0] == 2
 
 
 def test_a_dry_run_resolves_everything_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def main() -> None:
         else:
             err.print(f"[bold red]{kind}[/]: ", end="")
             err.print(str(error), markup=False)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
         err.print("interrupted; the same command goes on where it stood")
         sys.exit(130)

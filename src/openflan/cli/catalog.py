@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.table import Table
@@ -121,15 +121,15 @@ def lineage(
 
     Example: openflan catalog lineage --held-out nli
     """
-    from openflan.catalog.holdout import hold_out
+    from openflan.catalog.holdout import Rule, hold_out
     from openflan.catalog.holdout import lineage as lineage_of
 
+    if rule not in get_args(Rule):
+        raise ConfigError(Problem("--rule", f"no rule {rule!r}", nearest(rule, get_args(Rule))))
     found = _load(catalog)
     made_of = lineage_of(found)
     if held := options.listed(held_out):
-        if rule not in ("strict", "paper"):
-            raise ConfigError(Problem("--rule", rule, nearest(rule, ["strict", "paper"])))
-        split = hold_out(found, held, rule=rule).to_json()
+        split = hold_out(found, held, rule=cast("Rule", rule)).to_json()
         if json_:
             emit_json(split)
             return

@@ -42,10 +42,10 @@ def score(
     ] = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Log-probabilities (nats) of options after inputs, joined as given: nothing is put between them.
+    r"""Log-probabilities (nats) of options after inputs, joined as given: nothing is put between them.
 
-    Answers: {"id": …, "logprobs": [sum per option], "tokens": [count per option], "bytes": [count per option]}; where
-    there are none, {"id": …, "error": "…"}.
+    Answers: {"id": …, "logprobs": \[sum per option], "tokens": \[count per option], "bytes": \[count per option]};
+    where there are none, {"id": …, "error": "…"}.
 
     Example: openflan score --model gpt2 --requests questions.jsonl --out answers.jsonl
     """
