@@ -62,6 +62,17 @@ class RunError(OpenflanError):
     """A run folder is missing, unfinished or belongs to another recipe."""
 
 
+def system_words(error: OSError) -> str:
+    """What the system refused, in a line that begins with the path.
+
+    >>> system_words(PermissionError(13, "Permission denied", "runs/nli"))
+    'runs/nli: Permission denied'
+    """
+    paths = " to ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+    said = error.strerror or str(error) or type(error).__name__
+    return " ".join((f"{paths}: {said}" if paths else said).split())
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint naming the (at most three) known names closest to `name`, or all of them where they are few.
 

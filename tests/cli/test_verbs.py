@@ -1,6 +1,7 @@
 """What a user sees: help, tables, JSON, errors."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,44 @@ def test_errors_say_what_to_do_and_misuse_exits_with_two(
     left, text = failing(capsys, monkeypatch, *arguments)
     assert left == code
     assert told in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mix", "--catalog", "world", "--out", "a/file/out"),
+        ("mix", "--catalog", "world", "--verify", "a/file/mixture.lock"),
+        ("score", "--model", "not-loaded-yet", "--requests", "questions.jsonl", "--out", "a/file/answers.jsonl"),
+        ("study", "contamination", "--catalog", "world", "--tasks", "world_about", "--out", "a/file"),
+        ("catalog", "docs", "--catalog", "world", "--out", "a/file"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_with_the_path(
+    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("")
+    (tmp_path / "questions.jsonl").write_text('{"id": 1, "inputs": "Is it?", "options": ["yes", "no"]}\n')
+    code, text = failing(capsys, monkeypatch, *arguments)
+    assert code == 1 and re.fullmatch(r"\w+Error: a/file\S*: (Not a directory|File exists)", text), text
+
+
+def test_a_mixture_goes_into_a_new_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text = failing(capsys, monkeypatch, "mix", "--catalog", "world", "--out", ".")
+    assert code == 2 and "is the folder you are in" in text
+
+
+@pytest.mark.parametrize("content", ["subject,label\n", "[1, 2]", '{"arms": {}}'])
+def test_a_file_that_is_no_lock_is_not_verified(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no.lock").write_text(content)
+    code, text = failing(capsys, monkeypatch, "mix", "--catalog", "world", "--verify", str(tmp_path / "no.lock"))
+    assert code == 1 and re.search(r"no\.lock: is (not JSON|no lock file)", text)
 
 
 def test_every_problem_of_a_recipe_is_told_at_once(

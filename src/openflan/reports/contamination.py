@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from openflan.artifacts import atomic_path, write_text
+from openflan.evaluation.samples import reading
 from openflan.mixture.contamination import ACROSS
 from openflan.reports import figures
 from openflan.reports.arms import in_order, style
@@ -62,7 +63,9 @@ def write_contamination(content: Content, folder: Path) -> Path:
     for name, drawing in _drawings(content).items():
         with atomic_path(folder / "figures" / f"{name}.png") as part:
             part.write_bytes(drawing.png())
-    write_text(folder / PAGE, render_contamination_page(content, pl.read_parquet(folder / HITS)))
+    with reading(folder / HITS):
+        hits = pl.read_parquet(folder / HITS)
+    write_text(folder / PAGE, render_contamination_page(content, hits))
     return folder / PAGE
 
 
