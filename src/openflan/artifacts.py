@@ -52,7 +52,7 @@ def file_sha256(path: Path) -> str:
 def atomic_path(path: Path) -> Generator[Path, None, None]:
     """A sibling path to write to; it takes the place of `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+    part = _part(path)
     try:
         yield part
         with part.open("rb") as file:
@@ -60,6 +60,21 @@ def atomic_path(path: Path) -> Generator[Path, None, None]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError now, not when the work is done, if `atomic_path` could not write there."""
+    part = _part(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,8 +89,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value of a JSON file. Raises RunError where it holds something else."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(Problem(str(path), f"is not JSON: {error}")) from error
 
 
 @contextlib.contextmanager

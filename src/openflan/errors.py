@@ -1,5 +1,7 @@
 """The error tree. Everything a user can cause is an `OpenflanError`; `assert` is for our own invariants.
 
+The command line exits with 2 for a ConfigError, which another command line would cure, and with 1 for the others.
+
 OpenflanError
   CatalogError    a task, template or cluster is wrong or unknown
   SourceError     rows cannot be read, or too many of them are unusable
@@ -58,6 +60,17 @@ class ModelError(OpenflanError):
 
 class RunError(OpenflanError):
     """A run folder is missing, unfinished or belongs to another recipe."""
+
+
+def system_words(error: OSError) -> str:
+    """What the system refused, in a line that begins with the path.
+
+    >>> system_words(PermissionError(13, "Permission denied", "runs/nli"))
+    'runs/nli: Permission denied'
+    """
+    paths = " to ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+    said = error.strerror or str(error) or type(error).__name__
+    return " ".join((f"{paths}: {said}" if paths else said).split())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -88,4 +88,4 @@ def test_settings_of_loaded_models_are_refused(
     code, told = failing(
         capsys, monkeypatch, "score", "--model", f"remote:toy@{toy.url}", "--requests", str(file), "--memory", "5"
     )
-    assert code == 1 and "for models loaded here" in told
+    assert code == 2 and "for models loaded here" in told

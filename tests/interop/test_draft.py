@@ -1,6 +1,7 @@
 import csv
 import json
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import SPLITS
 from openflan.cli.app import app
-from openflan.errors import ConfigError, SourceError
+from openflan.errors import CatalogError, ConfigError, SourceError
 from openflan.interop.draft import draft_task, new_task
 from openflan.ledger import Ledger
 from openflan.rendering.check import check_catalog
@@ -29,6 +30,11 @@ SUMMARIES = [
     {"long text": f"It rained in village {i} and nobody went out.", "summary": f"Rain in village {i}."}
     for i in range(20)
 ]
+GERMAN = [
+    {"überschrift": f"Bestellung {i}", "text": f"Paket {i} kam nicht.", "label": ["dringend", "nicht dringend"][i % 2]}
+    for i in range(40)
+]
+CHINESE = [{"标题": f"订单{i}", "内容": f"第{i}个包裹还没有送到。", "标签": ["紧急", "一般"][i % 2]} for i in range(40)]
 NUMBERED = [{"text": f"Line {i} of a log.", "class": i % 3} for i in range(30)]
 
 
@@ -47,6 +53,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     ("rows", "ending", "form"),
     [
         (TICKETS, "csv", "classification"),
+        (GERMAN, "csv", "classification"),
+        (CHINESE, "jsonl", "classification"),
         (NUMBERED, "csv", "classification"),
         (NUMBERED, "jsonl", "classification"),
         (CHOICES, "jsonl", "multiple_choice"),
@@ -64,6 +72,24 @@ def test_a_draft_passes_the_check_on_the_rows_it_was_made_from(
     assert check.problems == () and check.rows == len(rows)
     lines = [(data / "mine" / f"{split}.jsonl").read_text().splitlines() for split in ("train", "test")]
     assert len(lines[1]) == round(0.2 * len(rows)) and not set(lines[0]) & set(lines[1])
+
+
+def test_a_cluster_is_entered_once_even_beside_a_faulty_task(tmp_path: Path) -> None:
+    folder, file = tmp_path / "tasks", write(tmp_path / "rows.csv", TICKETS)
+    new_task("first", file, folder, cluster="triage", answer=None, data_root=None)
+    (folder / "first.toml").write_text("nonsense")
+    _, written = new_task("second", file, folder, cluster="triage", answer=None, data_root=None)
+    assert written == [folder / "second.toml"]
+    assert list(tomllib.loads((folder / "clusters.toml").read_text())) == ["triage"]
+    (folder / "clusters.toml").write_text("[triage")
+    with pytest.raises(CatalogError, match="not valid TOML"):
+        new_task("third", file, folder, cluster="triage", answer=None, data_root=None)
+    assert not (folder / "third.toml").exists()
+
+
+def test_identifiers_and_dates_are_no_texts() -> None:
+    rows = [{"id": f"a{i:031x}", "on": f"2024-01-{i:02}", **row} for i, row in enumerate(TICKETS)]
+    assert draft_task("mine", rows, cluster="nli", answer=None, where="rows").texts == ("subject", "message")
 
 
 def test_the_answer_column_can_be_named(tmp_path: Path) -> None:

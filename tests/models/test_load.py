@@ -56,6 +56,12 @@ def test_without_weights_it_is_the_same_model_and_takes_no_memory(tmp_path: Path
     assert all(weight.is_meta for weight in (*shape.model.parameters(), *shape.model.buffers()))
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_here_is_named(device: str) -> None:
+    with pytest.raises(ModelError, match=f"device {device}: cannot be used"):
+        load_model("never-looked-for", device=device)
+
+
 def test_context_and_mode(tmp_path: Path) -> None:
     lm = saved(tmp_path / "model", "gpt2")
     assert (lm.context, lm.model.training, lm.prefix_ids, lm.prompt_format) == (64, False, (), None)

@@ -44,12 +44,18 @@ def test_a_name_spells_out_all_settings() -> None:
         ("remote:gpt2@http://a/v1?concurrency=0", "greater than or equal to 1"),
         ("remote:gpt2@http://me:word@a/v1", "no user, password"),
         ("remote:gpt2@http://a:nonsense/v1", "no http:// or https:// address"),
+        ("remote:gpt2@http://exa_mple..com/v1", "no http:// or https:// address"),
         ("remote:gpt2@http://a/v1?api=chat&scoring=logprobs", "no log-probabilities"),
     ],
 )
 def test_a_wrong_name_is_explained(name: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         remote_settings(name)
+
+
+def test_a_host_that_can_be_none_is_refused_before_it_is_looked_up() -> None:
+    with pytest.raises(ConfigError, match="hostname"):
+        Endpoint(remote_settings("remote:gpt2@http://☃.com/v1"))
 
 
 def test_a_key_put_where_its_variables_name_belongs_is_not_repeated() -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -5,9 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from openflan.artifacts import write_text
 from openflan.catalog.load import load_catalog
 from openflan.cli.app import app
-from openflan.rendering.check import check_catalog, check_rows, check_task
+from openflan.rendering.check import check_catalog, check_rows, check_task, read_or_dropped
 from openflan.rendering.diversity import diversity
 from openflan.sources.read import Row, SourceSettings
 from tests.catalog.toys import task_toml, write_catalog
@@ -106,14 +108,18 @@ def test_a_good_task_has_no_problem(tmp_path: Path) -> None:
     catalog = load_catalog(write_catalog(tmp_path, ("toy", "nli")))
     task, file = catalog.task("toy"), catalog.files["toy"]
     assert check_task(task, file) == []
-    assert check_rows(task, ROWS, file) == []
+    read, dropped = read_or_dropped(task, ROWS, file)
+    assert len(read) == len(ROWS) and dropped == []
+    assert check_rows(task, read, file) == []
 
 
 def test_a_fault_is_told_once_for_a_template(tmp_path: Path) -> None:
     catalog = load_catalog(write_catalog(tmp_path, ("toy", "nli")))
     task = catalog.task("toy")
     loud = task.templates[0].model_copy(update={"inputs": "{{ premise }}."})
-    problems = check_rows(task.model_copy(update={"templates": (loud,)}), [ROW] * 5, catalog.files["toy"])
+    task = task.model_copy(update={"templates": (loud,)})
+    read, _ = read_or_dropped(task, [ROW] * 5, catalog.files["toy"])
+    problems = check_rows(task, read, catalog.files["toy"])
     assert len(problems) == 1
 
 
@@ -125,6 +131,31 @@ def test_diversity_falls_when_a_wording_is_repeated(tmp_path: Path) -> None:
     differently, alike = (diversity(task.model_copy(update={"templates": (first, one)})) for one in (other, again))
     assert differently.mean > alike.mean == 0.0
     assert alike.closest == ("follows", "again")
+
+
+def test_specimens_that_are_meant_to_be_dropped_are_no_fault(tmp_path: Path) -> None:
+    folder = write_catalog(tmp_path, ("toy", "nli"))
+    good, bad = json.dumps(ROW.fields), json.dumps({**ROW.fields, "premise": None})
+    write_text(folder / "specimens" / "toy.jsonl", f"{good}\n{good}\n{bad}\n")
+    (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=tmp_path), limit=5)
+    assert check.read_from == "specimens" and check.problems == ()
+    assert check.dropped == ("1 of 3 rows: column premise is null",)
+    write_text(folder / "specimens" / "toy.jsonl", f"{bad}\n")
+    (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=tmp_path), limit=5)
+    assert [problem.what for problem in check.problems] == ["1 of 1 rows: column premise is null"]
+    for split in ("train", "validation"):
+        write_text(tmp_path / "toy" / f"{split}.jsonl", f"{good}\n{bad}\n")
+    (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=tmp_path), limit=5)
+    assert check.read_from == "rows" and any("column premise is null" in problem.what for problem in check.problems)
+
+
+def test_the_shipped_catalog_is_clean_without_rows(tmp_path: Path) -> None:
+    catalog = load_catalog("flan")
+    nowhere = {name: task.model_copy(update={"source": task.source.model_copy(update={"hub": None, "obtain": "-"})})
+               for name, task in catalog.tasks.items()}  # fmt: skip
+    checks = check_catalog(dataclasses.replace(catalog, tasks=nowhere), SourceSettings(data_root=tmp_path), limit=5)
+    assert {check.read_from for check in checks} == {"specimens"}
+    assert [str(problem) for check in checks for problem in check.problems] == []
 
 
 @pytest.mark.slow

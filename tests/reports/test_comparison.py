@@ -51,6 +51,13 @@ def printed(found: Comparison, width: int = 200, *, show_items: bool = False) ->
     return console.export_text()
 
 
+def test_samples_cut_short_are_named(run_folder: Path, other_folder: Path) -> None:
+    file = other_folder / "samples.parquet"
+    file.write_bytes(file.read_bytes()[:1_000])
+    with pytest.raises(RunError, match=r"other/samples\.parquet: is damaged"):
+        read_sides(str(run_folder), str(other_folder))
+
+
 # Which runs and arms
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from openflan.errors import RunError
 from openflan.reports.reading import read_report, read_run, report_of
+from openflan.reports.report import write_report
 
 
 def test_a_run_folder_is_read_whole(run_folder: Path) -> None:
@@ -44,6 +45,14 @@ def test_what_cannot_be_read_is_an_error_that_names_the_file(tmp_path: Path, tex
         (tmp_path / "result.json").write_text(text, encoding="utf-8")
     with pytest.raises(RunError, match=str(tmp_path)):
         read_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["samples.parquet", "arms/tuned/prompts.jsonl"])
+def test_a_file_cut_short_is_named(run_folder: Path, name: str) -> None:
+    file = run_folder / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(RunError, match=rf"{name}: is damaged"):
+        write_report(run_folder)
 
 
 def test_unknown_arms_and_keys_are_welcome(make_result: Callable[..., dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from openflan.encoding.prompt_format import PromptFormat
-from openflan.errors import ModelError, SourceError
+from openflan.errors import ConfigError, ModelError, SourceError
 from openflan.scoring.rank import OptionScores, score
 from openflan.scoring.requests import TextRequest, answers, encode_requests, read_requests, write_answers
 
@@ -117,6 +117,12 @@ def test_or_skipped_and_counted(run_score):
     assert "not scored: 1 (97 tokens" in found.stderr and "long" in found.stderr
     assert "an option has the tokens of another" in found.stderr
     assert "with one row per option" in found.stderr
+
+
+def test_a_store_is_a_folder(run_score, tmp_path):
+    (tmp_path / "store").write_text("")
+    found = run_score("--store", str(tmp_path / "store"), records=QUESTIONS)
+    assert isinstance(found.exception, ConfigError) and "is a file" in str(found.exception)
 
 
 def test_values_that_are_not_finite_fail_but_lose_nothing(run_score, llama):

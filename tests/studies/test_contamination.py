@@ -257,6 +257,38 @@ def test_options_and_answers_are_part_of_a_row(data_root: Path, tmp_path: Path) 
     assert found["tasks"]["copa"]["coverage"]["at_least_80%"] == 1
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_copy_of_the_dataset_is_found_though_its_fields_are_short(
+    kind: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.loads(line) for line in (data_root / "copa" / "validation.jsonl").read_text().splitlines()]
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    if kind == "jsonl":
+        (corpus / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "csv":
+        cells = [rows[0].keys(), *(map(str, row.values()) for row in rows)]
+        (corpus / "a.csv").write_text("".join(",".join(row) + "\n" for row in cells))
+    else:
+        pa.parquet.write_table(pa.Table.from_pylist(rows), corpus / "a.parquet")
+    monkeypatch.setattr(corpora, "BLOCK_CHARS", 40)
+    look(corpus, data_root, tmp_path / "out", tasks=("copa",))
+    assert dirty(tmp_path / "out", "paper", "copa") == set(range(12))
+    hits = pl.read_parquet(tmp_path / "out" / HITS).filter(pl.col("rule") == "paper").sort("row_id")
+    places = {int(row["row_id"].split("/")[1]): row["line"] for row in hits.iter_rows(named=True)}
+    assert places == {number: number + 1 + (kind == "csv") for number in range(12)}
+
+
+def test_the_fields_of_two_records_are_no_run(data_root: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    row = json.loads((data_root / "copa" / "validation.jsonl").read_text().splitlines()[3])
+    halves = {"a": row["premise"], "b": row["choice1"]}, {"a": row["choice2"]}
+    (corpus / "a.jsonl").write_text("".join(json.dumps(half) + "\n" for half in halves))
+    look(corpus, data_root, tmp_path / "out", tasks=("copa",))
+    assert dirty(tmp_path / "out", "paper", "copa") == set()
+
+
 def test_plain_english_holds_none_of_these_rows_and_all_that_is_put_into_it(
     shared: Path, data_root: Path, tmp_path: Path
 ) -> None:
@@ -494,6 +526,16 @@ def test_the_strict_rule_moves_rows_between_the_subsets(
 ) -> None:
     settings = ContaminationSettings(corpora=(planted[0],), run=run, rule="strict")
     assert contamination(settings, tmp_path / "out")["run"]["arms"]["tuned"]["rte"]["n_dirty"] == 13
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_terminal_of_any_width_names_every_task(
+    width: int, planted: tuple[Path, dict[int, str]], run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    found = contamination(ContaminationSettings(corpora=(planted[0],), run=run), tmp_path / "out")
+    Console(width=width).print(render_contamination(found))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("rte  ") for line in lines) and not any("…" in line for line in lines)
 
 
 def test_a_run_on_other_rows_is_refused(planted: tuple[Path, dict[int, str]], run: Path, tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_errors_are_shown_and_bugs_are_not_hidden() -> None:
     assert "name a run folder" in views.shown(views.run_page)(" ")
 
 
+def test_a_cleared_field_is_named(world: Catalog) -> None:
+    html = views.shown(views.rendered)(world, next(iter(world.tasks)), views.ALL, "train", None, "", None)
+    assert "rows: is empty" in html and "seed: is empty" in html
+
+
+def test_what_the_system_refuses_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "result.json").mkdir()
+    assert "result.json: Is a directory" in views.shown(views.run_page)(str(tmp_path))
+
+
 def test_without_gradio_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     with pytest.raises(ConfigError, match=r"openflan\[web\]"):

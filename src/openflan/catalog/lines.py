@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _HEADER = re.compile(r"\s*(\[{1,2})\s*([\w.]+)\s*\]{1,2}")
-_KEY = re.compile(r"\s*([\w-]+)\s*=")
+_KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*=""")
 
 
 class TaskLines:

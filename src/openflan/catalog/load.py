@@ -101,6 +101,19 @@ def read_catalog(*folders: str | Path) -> tuple[Catalog, list[Problem]]:
     return catalog, problems
 
 
+def cluster_names(folder: Path) -> set[str]:
+    """The clusters that a task in this folder may name: those of its clusters.toml and of the built-in catalogs.
+
+    Reads no task file. Raises CatalogError if clusters.toml is not TOML.
+    """
+    problems: list[Problem] = []
+    files = [path / CLUSTERS_FILE for path in (*BUILT_IN.values(), folder)]
+    names = {name for file in files if file.exists() for name in _parse(file, problems)}
+    if problems:
+        raise CatalogError(problems)
+    return names
+
+
 def _folder(name: str | Path) -> Path:
     if isinstance(name, str) and name in BUILT_IN:
         return BUILT_IN[name]

@@ -24,7 +24,7 @@ from openflan.cli import (
     web,
 )
 from openflan.cli.console import err, processes, rank
-from openflan.errors import ConfigError, OpenflanError
+from openflan.errors import ConfigError, OpenflanError, system_words
 
 app = typer.Typer(
     name="openflan",
@@ -93,6 +93,11 @@ def main() -> None:
         else:
             err.print(f"[bold red]{kind}[/]: ", end="")
             err.print(str(error), markup=False)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        logging.getLogger(__name__).info("raised here:", exc_info=error)
+        err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        err.print(system_words(error), markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted; the same command goes on where it stood")

@@ -1,19 +1,24 @@
 """`openflan catalog list | show | clusters | lineage | check | docs | new`"""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from openflan.cli import options
-from openflan.cli.console import emit_json, err, out, shown_progress
+from openflan.cli.console import emit_json, err, heading, out, shown_progress
 from openflan.errors import ConfigError, Problem, nearest
+from openflan.reports.fitting import Fitting
 from openflan.studies.progress import ProgressEvent
 
 if TYPE_CHECKING:
     from openflan.rendering.check import TaskCheck
+
+KINDS = ("direct", "inverted", "completion")
 
 app = typer.Typer(no_args_is_help=True, help="What tasks and clusters there are; check task files.")
 
@@ -40,14 +45,14 @@ def list_(
     if json_:
         emit_json(rows)
         return
-    table = Table("task", "cluster", "form", "metric", "direct", "inverted", "completion", "source", box=None)
-    for row in rows:
-        kinds = row["templates"]
-        table.add_row(
-            row["name"], ", ".join(row["clusters"]), row["form"], ", ".join(row["metrics"]),
-            *(str(kinds[kind]) for kind in ("direct", "inverted", "completion")), row["source"],
-        )  # fmt: skip
-    out.print(table)
+    heads = ("task", "cluster", "form", "metric", *KINDS, "source")
+    cells = [
+        (row["name"], ", ".join(row["clusters"]), row["form"], ", ".join(row["metrics"]),
+         *(str(row["templates"][kind]) for kind in KINDS), row["source"])
+        for row in rows
+    ]  # fmt: skip
+    lines = [_task_line(row) for row in rows]
+    out.print(Fitting(_table(heads, cells), lines))
     err.print(f"{len(rows)} tasks in {len({c for row in rows for c in row['clusters']})} clusters")
 
 
@@ -67,7 +72,7 @@ def show(
     if json_:
         emit_json(found.model_dump(mode="json"))
         return
-    out.print(f"[bold]{found.name}[/]  {found.title}")
+    out.print(Text.assemble((found.name, "bold"), f"  {found.title}"))
     facts = _summary(found) | {
         "licence": found.licence,
         "cite": found.cite,
@@ -77,7 +82,7 @@ def show(
         value = facts[key]
         out.print(f"  {key}: {', '.join(value) if isinstance(value, list) else value}", markup=False, highlight=False)
     for template in found.templates:
-        out.rule(f"{template.id} ({template.kind})", align="left", style="dim")
+        heading(f"{template.id} ({template.kind})")
         out.print(template.inputs, markup=False, highlight=False)
         out.print(template.targets, style="green", markup=False, highlight=False)
 
@@ -101,10 +106,8 @@ def clusters(catalog: options.Catalogs = None, json_: options.Json = False) -> N
     if json_:
         emit_json(rows)
         return
-    table = Table("cluster", "tasks", "barred with", box=None)
-    for row in rows:
-        table.add_row(row["name"], str(len(row["tasks"])), ", ".join(row["barred_with"]))
-    out.print(table)
+    cells = [(row["name"], str(len(row["tasks"])), ", ".join(row["barred_with"])) for row in rows]
+    out.print(_table(("cluster", "tasks", "barred with"), cells))
 
 
 @app.command()
@@ -118,22 +121,19 @@ def lineage(
 
     Example: openflan catalog lineage --held-out nli
     """
-    from openflan.catalog.holdout import hold_out
+    from openflan.catalog.holdout import Rule, hold_out
     from openflan.catalog.holdout import lineage as lineage_of
 
+    if rule not in get_args(Rule):
+        raise ConfigError(Problem("--rule", f"no rule {rule!r}", nearest(rule, get_args(Rule))))
     found = _load(catalog)
     made_of = lineage_of(found)
     if held := options.listed(held_out):
-        if rule not in ("strict", "paper"):
-            raise ConfigError(Problem("--rule", rule, nearest(rule, ["strict", "paper"])))
-        split = hold_out(found, held, rule=rule).to_json()
+        split = hold_out(found, held, rule=cast("Rule", rule)).to_json()
         if json_:
             emit_json(split)
             return
-        table = Table("out of tuning", "why", box=None)
-        for one in split["excluded"]:
-            table.add_row(one["task"], one["reason"])
-        out.print(table)
+        out.print(_table(("out of tuning", "why"), [(one["task"], one["reason"]) for one in split["excluded"]]))
         err.print(
             f"held out: {', '.join(split['evaluated'])}\n{len(split['excluded'])} further tasks are out of tuning, "
             f"{len(split['train'])} stay in; rows that overlap with held-out ones go when a run reads them",
@@ -144,10 +144,8 @@ def lineage(
     if json_:
         emit_json(edges)
         return
-    table = Table("task", "made from", box=None)
-    for name, ways in edges.items():
-        table.add_row(name, "; ".join(" from ".join(way[1:]) for way in ways) or "-")
-    out.print(table)
+    cells = [(name, "; ".join(" from ".join(way[1:]) for way in ways) or "-") for name, ways in edges.items()]
+    out.print(_table(("task", "made from"), cells))
 
 
 @app.command()
@@ -162,7 +160,8 @@ def check(
 ) -> None:
     """Render every template over rows and report everything that is wrong, with file and line; exit 1 if anything is.
 
-    Rows come from the data root or the hub; a task whose rows cannot be had is tried on its specimens, and said so.
+    Rows come from the data root or the hub; a task whose rows cannot be had is tried on its specimens, and said so. A
+    row that is dropped is a fault; a specimen is told of, and a fault only where none is left.
 
     Example: openflan catalog check --catalog my_tasks --data-root data
     """
@@ -189,6 +188,7 @@ def check(
             "problems": [{"where": p.where, "what": p.what, "hint": p.hint} for p in problems],
             "not_read": [{"task": one.task, "why": one.not_read, "tried_on": one.read_from} for one in unread],
             "rows": {one.task: one.rows for one in checks},
+            "specimens_dropped": {one.task: list(one.dropped) for one in checks if one.dropped},
             "diversity": {one.task: round(one.diversity.mean, 3) for one in checks},
         })  # fmt: skip
     else:
@@ -207,6 +207,8 @@ def _tell_check(checks: "list[TaskCheck]", num_problems: int, *, quiet: bool) ->
         names = sorted(one.task for one in checks if one.not_read and one.read_from == source)
         if names:
             err.print(f"tried {told}, real rows could not be read: {', '.join(names)}", markup=False)
+    if dropped := "; ".join(f"{one.task}: {', '.join(one.dropped)}" for one in checks if one.dropped):
+        err.print(f"specimens that are dropped, as rows like them would be: {dropped}", markup=False)
     if len(checks) > 1:
         lowest = ", ".join(f"{one.task} {one.diversity.mean:.2f}" for one in checks[:5])
         err.print(f"lexical diversity of templates, lowest first: {lowest}", markup=False)
@@ -217,7 +219,8 @@ def _tell_check(checks: "list[TaskCheck]", num_problems: int, *, quiet: bool) ->
 @app.command()
 def docs(
     out_: Annotated[
-        Path, typer.Option("--out", help="Folder for the pages; those of tasks that are gone are removed.")
+        Path,
+        typer.Option("--out", help="Folder for the pages; earlier pages of tasks that are gone are removed."),
     ],
     catalog: options.Catalogs = None,
 ) -> None:
@@ -225,15 +228,9 @@ def docs(
 
     Example: openflan catalog docs --catalog my_tasks --out docs/my-tasks
     """
-    from openflan.artifacts import write_text
-    from openflan.reports.catalog_pages import catalog_pages
+    from openflan.reports.catalog_pages import write_catalog_pages
 
-    pages = catalog_pages(_load(catalog))
-    for file in out_.glob("*.md"):
-        if file.name not in pages:
-            file.unlink()
-    for name, text in pages.items():
-        write_text(out_ / name, text)
+    pages = write_catalog_pages(_load(catalog), out_)
     err.print(f"{out_}  {len(pages) - 1} tasks", markup=False)
 
 
@@ -271,6 +268,22 @@ def new(
     err.print(f"now write your templates, then: openflan catalog check --catalog {catalog}{root}", markup=False)
 
 
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Cells are folded where the terminal is narrow, never cut; brackets in them are no markup."""
+    table = Table(box=None)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _task_line(row: dict[str, Any]) -> Text:
+    counts = ", ".join(f"{row['templates'][kind]} {kind}" for kind in KINDS)
+    about = "; ".join((", ".join((*row["clusters"], row["form"], *row["metrics"])), counts, row["source"]))
+    return Text.assemble((row["name"], "bold"), f"  {about}")
+
+
 def _summary(task: Any) -> dict[str, Any]:
     kinds = Counter(template.kind for template in task.templates)
     source = task.source.hub or (f"micro-world: {task.source.world}" if task.source.world else "local files")
@@ -280,7 +293,7 @@ def _summary(task: Any) -> dict[str, Any]:
         "clusters": list(task.clusters),
         "form": task.form,
         "metrics": list(task.metrics),
-        "templates": {kind: kinds[kind] for kind in ("direct", "inverted", "completion")},
+        "templates": {kind: kinds[kind] for kind in KINDS},
         "source": source,
         "config": task.source.config,
         "revision": task.source.revision if task.source.hub else None,

@@ -19,12 +19,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.rule import Rule
+from rich.text import Text
 
 from openflan.studies.progress import Progress as Report
 from openflan.studies.progress import ProgressEvent
 
 out = Console()
+if not out.is_terminal:
+    out.width = 10_000  # a program that reads on wants whole lines
 err = Console(stderr=True, highlight=False)
+LONGEST_RULE = 120
 
 SECONDS_BETWEEN_LINES = 10
 """How often a job that is not shown as a bar says where it stands."""
@@ -44,6 +49,12 @@ def emit_json(value: Any) -> None:
     """One JSON document on stdout."""
     json.dump(value, sys.stdout, indent=1, ensure_ascii=False, sort_keys=True)
     sys.stdout.write("\n")
+
+
+def heading(title: Text | str) -> None:
+    """A line on stdout that begins with a title; brackets in it are no markup."""
+    rule = Rule(Text.assemble(title), align="left", style="dim")
+    out.print(rule, width=min(out.width, LONGEST_RULE))
 
 
 @contextmanager

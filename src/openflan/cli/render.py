@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
+from rich.text import Text
 
 from openflan.catalog.task import Split
 from openflan.cli import options
-from openflan.cli.console import emit_json, err, out
+from openflan.cli.console import emit_json, err, heading, out
 
 if TYPE_CHECKING:
     from openflan.ledger import Ledger
@@ -91,14 +92,11 @@ def render(
         )
         return
     for example, one in zip(examples, shown_tokens, strict=True):
-        out.rule(
-            f"[bold]{example.task}[/] · {example.template} ({example.kind}) · row {example.row_id}",
-            align="left",
-            style="dim",
-        )
+        where = f" · {example.template} ({example.kind}) · row {example.row_id}"
+        heading(Text.assemble((example.task, "bold"), where))
         if one is None:
             for (inputs, targets), row_id in zip(example.exemplars, example.exemplar_rows, strict=True):
-                out.print(f"exemplar: row {row_id}", style="dim italic", highlight=False)
+                out.print(f"exemplar: row {row_id}", style="dim italic", markup=False, highlight=False)
                 out.print(inputs, style="dim", markup=False, highlight=False)
                 out.print(targets, style="green", markup=False, highlight=False)
                 out.print()
@@ -135,8 +133,6 @@ def _tokens(examples: "Sequence[Example]", model: str, ledger: "Ledger") -> list
 
 
 def _show_tokens(tokens: "Mapping[str, Sequence[str]]") -> None:
-    from rich.text import Text
-
     line = Text()
     for part, style in (("prompt", "dim"), ("target", "bold green")):
         for token in tokens[part]:

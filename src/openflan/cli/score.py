@@ -42,18 +42,23 @@ def score(
     ] = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Log-probabilities (nats) of options after inputs, joined as given: nothing is put between them.
+    r"""Log-probabilities (nats) of options after inputs, joined as given: nothing is put between them.
 
-    Answers: {"id": …, "logprobs": [sum per option], "tokens": [count per option], "bytes": [count per option]}; where
-    there are none, {"id": …, "error": "…"}.
+    Answers: {"id": …, "logprobs": \[sum per option], "tokens": \[count per option], "bytes": \[count per option]};
+    where there are none, {"id": …, "error": "…"}.
 
     Example: openflan score --model gpt2 --requests questions.jsonl --out answers.jsonl
     """
+    from openflan.artifacts import check_writable
     from openflan.scoring.requests import answers, read_requests, write_answers
 
     if out_ is not None and out_.is_dir():
         raise ConfigError(Problem("--out", f"{out_} is a folder", "name a file"))
+    if store is not None and store.exists() and not store.is_dir():
+        raise ConfigError(Problem("--store", f"{store} is a file", "name a folder"))
     texts = read_requests(requests)
+    if out_ is not None:
+        check_writable(out_)
     if is_remote(model):
         if strict or batch_tokens is not None or memory is not None:
             raise ConfigError("--strict, --batch-tokens and --memory are for models loaded here, not for an endpoint")

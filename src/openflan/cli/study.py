@@ -214,12 +214,13 @@ for _name in (*FIGURES, ALL):
 
 def show_studies(studies: Sequence[Any], settings: Any, folder: Path, *, json_: bool) -> None:
     """What studies would run: systems, tuned models, and how many are there already."""
-    from openflan.studies.study import is_done
+    from openflan.studies.study import check_splits, is_done
 
     rows: list[dict[str, Any]] = []
     known: set[str | None] = {None}
-    for study in studies:
-        systems = study.plan(settings.of_study(study.name)).systems
+    planned = [(study, study.plan(settings.of_study(study.name)).systems) for study in studies]
+    check_splits([system for _, systems in planned for system in systems])
+    for study, systems in planned:
         tuned = {system.model_key for system in systems} - {None}
         rows.append({
             "study": study.name,

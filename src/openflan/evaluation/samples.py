@@ -3,8 +3,9 @@
 Takes examples with their scores or generations, gives `samples.parquet`. Read next: `evaluate.py`.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
@@ -264,11 +265,22 @@ def write_samples(frame: pl.DataFrame, path: Path) -> None:
         ordered.write_parquet(part, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, statistics=False)
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Generator[None, None, None]:
+    """What is raised in the block where a Parquet file is damaged becomes a RunError."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(Problem(str(path), f"is damaged: {said}", "remove it and make it again")) from error
+
+
 def read_samples(path: Path) -> pl.DataFrame:
-    """The samples of a run, an older one's too. Raises RunError where the file is missing or has other columns."""
+    """The samples of a run, an older one's too. Raises RunError where the file is missing, damaged or another's."""
     if not path.is_file():
         raise RunError(f"{path}: no such file; did the run finish?")
-    frame = pl.read_parquet(path)
+    with reading(path):
+        frame = pl.read_parquet(path)
     if {"exemplars", "grade"} <= set(SAMPLE_SCHEMA) - set(frame.columns) and "shots" in frame.columns:
         frame = frame.with_columns(  # an older run: it showed no exemplars and kept no grades
             pl.lit([], SAMPLE_SCHEMA["exemplars"]).alias("exemplars"),

@@ -6,15 +6,16 @@ column is the answer and says so; the wordings are there to be replaced.
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openflan.artifacts import write_text
-from openflan.catalog.load import CLUSTERS_FILE, load_catalog
+from openflan.catalog.load import CLUSTERS_FILE, cluster_names
 from openflan.catalog.task import NAME, RESERVED
-from openflan.errors import CatalogError, ConfigError, Problem, SourceError, nearest
+from openflan.errors import ConfigError, Problem, SourceError, nearest
 from openflan.seeding import generator
 from openflan.sources.local import FILES, read_file
 
@@ -23,6 +24,8 @@ ANSWER_NAMES = ("label", "answer", "gold", "target", "class", "category", "senti
 OPTIONS_NAMES = ("choices", "options", "candidates", "endings")
 MOST_LABELS = 20
 """A column with more different values is text to be written, not a label."""
+LONG = 8
+"""Letters of a writing without case, such as Chinese or Thai, that make a text where no space stands between words."""
 TEST_SHARE = 0.2
 
 Rows = Sequence[Mapping[str, Any]]
@@ -49,8 +52,8 @@ def new_task(
 
     Returns the draft and the files written. A cluster the paper does not have is entered in FOLDER/clusters.toml.
 
-    Raises ConfigError if the task file or its rows are there already, or a name is not good, and SourceError if the
-    file's rows cannot be read or show no answer.
+    Raises ConfigError if the task file or its rows are there already, or a name is not good, SourceError if the file's
+    rows cannot be read or show no answer, and CatalogError if FOLDER/clusters.toml is not TOML.
     """
     task_file = folder / f"{name}.toml"
     rows_folder = None if data_root is None else data_root / name
@@ -70,9 +73,10 @@ def new_task(
         raise ConfigError(problems)
     rows = read_file(file)
     draft = draft_task(name, rows, cluster=cluster, answer=answer, where=str(file))
+    is_new_cluster = cluster not in cluster_names(folder)
     written = [task_file]
     write_text(task_file, draft.toml)
-    if _is_new_cluster(folder, cluster):
+    if is_new_cluster:
         clusters = folder / CLUSTERS_FILE
         before = clusters.read_text(encoding="utf-8") + "\n" if clusters.exists() else ""
         write_text(clusters, f'{before}[{cluster}]\ntitle = "{cluster.replace("_", " ").capitalize()}"\n')
@@ -127,7 +131,11 @@ def _labels(values: Sequence[Any]) -> tuple[str, ...]:
 
 def _is_text(rows: Rows, column: str) -> bool:
     texts = [text for row in rows if isinstance(text := row.get(column), str)]
-    return len(texts) > len(rows) / 2 and any(" " in text for text in texts)
+    return len(texts) > len(rows) / 2 and any(map(_has_words, texts))
+
+
+def _has_words(text: str) -> bool:
+    return len(text.split()) > 1 or sum(unicodedata.category(letter) == "Lo" for letter in text) >= LONG
 
 
 def _all(rows: Rows, column: str, kind: type) -> bool:
@@ -175,11 +183,15 @@ def _column_name(column: str, index: int) -> str:
     return column if column.isidentifier() else f"column_{index}"
 
 
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
+
 def _task_toml(
     name: str, cluster: str, form: str, texts: Sequence[str], answer: Sequence[str], labels: Sequence[str]
 ) -> str:
     names = {column: _column_name(column, index) for index, column in enumerate(texts)}
-    columns = [f"{names[column]} = {json.dumps(_expression(column), ensure_ascii=False)}" for column in texts]
+    columns = [f"{_key(names[column])} = {json.dumps(_expression(column), ensure_ascii=False)}" for column in texts]
     main, *others = names.values()
     fields = "\n".join([*(f"{other}: {{{{ {other} }}}}" for other in others), f"{main}: {{{{ {main} | trimmable }}}}"])
     shown = "\n\n".join(["{{ " + main + " | trimmable }}", *("{{ " + other + " }}" for other in others)])
@@ -235,13 +247,6 @@ def _task_toml(
         f"inputs = '''{shown}\nAnswer:'''",
         "",
     ])  # fmt: skip
-
-
-def _is_new_cluster(folder: Path, cluster: str) -> bool:
-    try:
-        return cluster not in load_catalog("flan", folder).clusters
-    except CatalogError:  # the draft names a cluster that is not there yet
-        return True
 
 
 def _lay_out(name: str, rows: Rows, folder: Path) -> list[Path]:

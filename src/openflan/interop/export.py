@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import polars as pl
 
-from openflan.artifacts import write_text
+from openflan.artifacts import check_writable, write_text
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, nearest
 from openflan.interop.card import data_card
@@ -93,9 +93,8 @@ def export(
     """
     if format not in FORMATS:
         raise ConfigError(Problem("format", f"no format {format!r}", nearest(str(format), FORMATS)))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(Problem(str(out), "is there and not empty", "name a new folder"))
-    work = out.with_name(f".{out.name}.part")
+    check_new_folder(out)
+    work = _work(out)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
@@ -106,6 +105,19 @@ def export(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return summary
+
+
+def check_new_folder(out: Path) -> None:
+    """Raises ConfigError if `out` is not empty or is the folder one stands in, and OSError if it cannot be made."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(Problem(str(out), "is there and not empty", "name a new folder"))
+    if out.resolve() == Path.cwd():
+        raise ConfigError(Problem(str(out), "is the folder you are in, which stays", "name a new one in it"))
+    check_writable(out)
+
+
+def _work(out: Path) -> Path:
+    return out.with_name(f".{out.name}.part")
 
 
 def split_of(example: Example) -> str:

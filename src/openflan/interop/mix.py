@@ -10,7 +10,7 @@ from openflan.catalog.holdout import HeldOutSplit, hold_out_nothing
 from openflan.catalog.load import load_catalog
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, RunError, nearest
-from openflan.interop.export import FORMATS, export
+from openflan.interop.export import FORMATS, check_new_folder, export
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
@@ -28,10 +28,11 @@ def export_mixture(
 
     A recipe that holds out nothing gives the mixture over every task.
 
-    Raises ConfigError for an unknown format, naming the nearest ones.
+    Raises ConfigError for an unknown format, naming the nearest ones, and for a folder that is no new one.
     """
     if format_name not in FORMATS:
         raise ConfigError(Problem("--format", f"no format {format_name!r}", nearest(format_name, FORMATS)))
+    check_new_folder(out)
     split = mixture_split(recipe)
     mixture, lock = read_mixture(split, recipe, workers=workers, progress=progress)
     blocks = math.ceil(num_examples / recipe.mixture.block_size) + 1
@@ -64,9 +65,11 @@ def export_mixture(
 def verify_lock(recipe: Recipe, lock_file: Path, *, workers: int = 1, progress: Progress = silent) -> dict[str, Any]:
     """The content of a lock file, proven to be what this recipe gives from today's rows, templates and code.
 
-    Raises RunError naming every key that differs.
+    Raises RunError naming every key that differs, or if the file is no lock.
     """
     theirs = artifacts.read_json(lock_file)
+    if not isinstance(theirs, dict) or "tasks" not in theirs:
+        raise RunError(Problem(str(lock_file), "is no lock file", "name the mixture.lock beside a mixture or a run"))
     _, ours = read_mixture(mixture_split(recipe), recipe, workers=workers, progress=progress)
     if problems := differing_keys(ours, theirs):
         raise RunError([Problem(str(lock_file), "is not what this recipe gives today"), *problems])

@@ -21,7 +21,7 @@ from transformers.utils import logging as bars
 
 from openflan.artifacts import write_text
 from openflan.encoding.prompt_format import PromptFormat
-from openflan.errors import ModelError
+from openflan.errors import ModelError, Problem
 from openflan.models import adapters
 from openflan.models.identity import FORMAT_FILE, WORLD_FOLDER, WORLD_PREFIX, folder_identity, folder_named
 from openflan.models.remote import is_remote
@@ -83,6 +83,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelError(f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}")
+    _check_device(device)
     folder = find_model(name)
     if adapters.is_adapter(folder):
         if quantize is not None:
@@ -222,6 +223,16 @@ def _holds_model(folder: Path) -> bool:
 
 def _device(device: str) -> str:
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    if device in ("auto", "meta", "cpu"):
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(Problem(f"device {device}", f"cannot be used: {said}", "auto takes what there is")) from error
 
 
 def _download(name: str) -> Path:

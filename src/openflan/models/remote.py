@@ -90,6 +90,7 @@ class RemoteSettings(BaseModel):
         try:
             parts = urlsplit(self.url)
             host, _ = parts.hostname, parts.port
+            (host or "").encode("idna")  # what would fail only once the host is looked up
         except ValueError:
             parts, host = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not host:
@@ -186,11 +187,16 @@ class Endpoint:
     """A client for one endpoint, for several threads at once. A context manager: leaving it closes the connections."""
 
     def __init__(self, settings: RemoteSettings) -> None:
-        """Opens nothing yet. Raises ModelError without the `remote` extra, ConfigError where the key is missing."""
+        """Opens nothing yet. Raises ModelError without the `remote` extra, ConfigError where the key is missing or the
+        url's host can be none."""
         try:
             import httpx
         except ImportError as error:
             raise ModelError("a remote model needs httpx: pip install 'openflan[remote]'") from error
+        try:
+            httpx.URL(settings.base_url)
+        except httpx.InvalidURL as error:
+            raise ConfigError(Problem("url", str(error))) from error
         self.settings = settings
         self._key = _key(settings.key_env)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}

@@ -61,6 +61,8 @@ class TaskCheck:
     """"rows" for real ones, "specimens" for the ones beside the task file, "" where neither could be read."""
     not_read: str
     """Why real rows could not be read."""
+    dropped: tuple[str, ...]
+    """What the task drops of its specimens, which may be there to show it; of real rows each is a problem."""
     diversity: Diversity
 
 
@@ -94,6 +96,7 @@ def check_catalog(
 def _check(task: Task, file: Path, settings: SourceSettings, limit: int) -> TaskCheck:
     problems = list(check_task(task, file))
     rows: list[Row] = []
+    dropped: list[Problem] = []
     read_from, not_read = "", ""
     if not problems:
         try:
@@ -103,8 +106,13 @@ def _check(task: Task, file: Path, settings: SourceSettings, limit: int) -> Task
             not_read = str(error).splitlines()[0]
             if rows := read_specimens(task, file, Ledger()):
                 read_from = "specimens"
-        problems += check_rows(task, rows, file)
-    return TaskCheck(task.name, tuple(problems), len(rows), read_from, not_read, diversity(task))
+        read, dropped = read_or_dropped(task, rows, file)
+        if read_from != "specimens" or not read:
+            problems += dropped
+            dropped = []
+        problems += check_rows(task, read, file)
+    told = tuple(problem.what for problem in dropped)
+    return TaskCheck(task.name, tuple(problems), len(rows), read_from, not_read, told, diversity(task))
 
 
 def check_task(task: Task, file: Path) -> list[Problem]:
@@ -135,19 +143,21 @@ def check_task(task: Task, file: Path) -> list[Problem]:
     return problems
 
 
-def check_rows(task: Task, rows: Sequence[Row], file: Path) -> list[Problem]:
-    """Faults that show on rows: each once for a template, naming the first row."""
-    lines = TaskLines.of(file)
+def read_or_dropped(task: Task, rows: Sequence[Row], file: Path) -> tuple[list[ReadRow], list[Problem]]:
+    """The rows that the task can use, and each reason why others cannot be, with the first row it shows on."""
     ledger = Ledger()
     read = read_columns(task, rows, ledger)
-    problems = {
-        (task.name, key[2]): Problem(
-            at(file, lines.key(["answer"])),
-            f"{count} of {len(rows)} rows: {key[2]}",
-            f"e.g. row {ledger.examples[key][0]}",
-        )
+    where = at(file, TaskLines.of(file).key(["answer"]))
+    return read, [
+        Problem(where, f"{count} of {len(rows)} rows: {key[2]}", f"e.g. row {ledger.examples[key][0]}")
         for key, count in ledger.dropped.items()
-    }
+    ]
+
+
+def check_rows(task: Task, read: Sequence[ReadRow], file: Path) -> list[Problem]:
+    """Faults that show on rows: each once for a template, naming the first row."""
+    lines = TaskLines.of(file)
+    problems: dict[tuple[str, str], Problem] = {}
     given = _columns_that_are_the_answer(task, read)
     for template in task.templates:
         place = _place(file, lines, template)

@@ -1,25 +1,53 @@
 """A catalog as Markdown: one page for each task with all its templates rendered on a specimen, and an index.
 
-Takes a `Catalog`, gives file names and texts; every number is counted, none is written by hand.
+Takes a `Catalog`, gives file names and texts; every number is counted, none is written by hand. The first line of
+a page says that it was generated; only pages that begin so are replaced or removed.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+from openflan.artifacts import write_text
 from openflan.catalog.holdout import Lineage, lineage
 from openflan.catalog.load import Catalog
 from openflan.catalog.task import Kind, Split, Task
+from openflan.errors import ConfigError, Problem
 from openflan.ledger import Ledger
 from openflan.rendering.diversity import diversity
 from openflan.rendering.example import Example
 from openflan.rendering.render import ReadRow, read_columns, render
 from openflan.sources.specimens import read_specimens
 
+MARK = "<!-- Written by `openflan catalog docs`, which replaces it. -->"
 KINDS: Mapping[Kind, str] = {
     "direct": "Templates that ask for the answer",
     "inverted": "Templates turned around (tuning only, never scored)",
     "completion": "Completion templates (how an untuned model is asked)",
 }
+
+
+def write_catalog_pages(catalog: Catalog, folder: Path) -> list[Path]:
+    """Write the pages into a folder, and remove those of tasks that are gone; returns the pages written.
+
+    Raises ConfigError, before anything is written, naming files in the way that were not generated.
+    """
+    pages = catalog_pages(catalog)
+    others = {file.name: file for file in folder.glob("*.md") if not _is_generated(file)}
+    if in_the_way := [others[name] for name in pages if name in others]:
+        hint = "move it, or name another folder"
+        raise ConfigError([Problem(str(file), "is no page of `openflan catalog docs`", hint) for file in in_the_way])
+    for file in folder.glob("*.md"):
+        if file.name not in pages and file.name not in others:
+            file.unlink()
+    for name, text in pages.items():
+        write_text(folder / name, text)
+    return [folder / name for name in pages]
+
+
+def _is_generated(page: Path) -> bool:
+    with page.open("rb") as file:
+        return file.readline(len(MARK) + 2).rstrip() == MARK.encode()
 
 
 def catalog_pages(catalog: Catalog) -> dict[str, str]:
@@ -36,6 +64,8 @@ def index_page(catalog: Catalog) -> str:
     named = {task.paper.dataset for task in tasks if task.paper is not None and task.paper.dataset}
     used = [cluster for cluster in catalog.clusters.values() if catalog.in_cluster(cluster.name)]
     lines = [
+        MARK,
+        "",
         "# Datasets",
         "",
         f"{len(tasks)} tasks in {len(used)} clusters, with {templates} templates.",
@@ -60,7 +90,7 @@ def task_page(catalog: Catalog, name: str, made_of: Lineage) -> str:
     task, ledger = catalog.task(name), Ledger()
     rows = read_columns(task, read_specimens(task, catalog.files[name], ledger), ledger)
     facts = "\n".join(f"| {key} | {value.replace('|', '&#124;')} |" for key, value in _facts(task, made_of))
-    lines = [f"# {task.title}", "", f"| `{task.name}` | |", "| --- | --- |", facts, ""]
+    lines = [MARK, "", f"# {task.title}", "", f"| `{task.name}` | |", "| --- | --- |", facts, ""]
     if task.source.obtain:
         lines += ["## How to get it", "", task.source.obtain, ""]
     if rows:

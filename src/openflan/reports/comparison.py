@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.console import Group as Stack
-from rich.measure import Measurement
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -31,6 +30,7 @@ from openflan.reports import figures
 from openflan.reports.arms import cluster_words
 from openflan.reports.drawings import Drawing
 from openflan.reports.finding import describe, detectable
+from openflan.reports.fitting import Fitting
 from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, trim
 from openflan.reports.numbers import BLANK, MINUS, count, p_number, p_value, percent, points, points_interval
 from openflan.reports.page import WIDTHS, fill
@@ -245,7 +245,7 @@ def render_comparison(comparison: Comparison, *, show_items: bool = False) -> Re
         Text(),
         *(_sentence_line(comparison, entry) for entry in comparison.clusters),
         Text(),
-        _Fitting(_table(comparison), _lines(comparison)),
+        Fitting(_table(comparison), _lines(comparison)),
         Text(),
         *_moved_lines(comparison),
         Text(_counted(comparison), "dim"),
@@ -262,17 +262,6 @@ _LEGEND = (
     "and B; could show: the smallest true difference found with 80 % power, before Holm's adjustment; groups: what is "
     "drawn, items that share nothing being groups of their own."
 )
-
-
-class _Fitting:
-    """A table where the terminal has room for all of it, otherwise lines that wrap."""
-
-    def __init__(self, table: Table, lines: Sequence[Text]) -> None:
-        self._table, self._lines = table, lines
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        natural = Measurement.get(console, options.update(width=10_000), self._table).maximum
-        yield from [self._table] if natural <= options.max_width else self._lines
 
 
 def _sentence_line(comparison: Comparison, entry: Entry) -> Text:

@@ -18,11 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from openflan.artifacts import atomic_path, write_text
+from openflan.evaluation.samples import reading
 from openflan.mixture.contamination import ACROSS
 from openflan.reports import figures
 from openflan.reports.arms import in_order, style
 from openflan.reports.drawings import Drawing
 from openflan.reports.figures import CleanPoint, Share
+from openflan.reports.fitting import Fitting
 from openflan.reports.grids import Cell, Column, Grid, Row, RowGroup, dropped_grid, trim
 from openflan.reports.numbers import BLANK, count, percent, points, points_interval
 from openflan.reports.page import WIDTHS, fill
@@ -61,7 +63,9 @@ def write_contamination(content: Content, folder: Path) -> Path:
     for name, drawing in _drawings(content).items():
         with atomic_path(folder / "figures" / f"{name}.png") as part:
             part.write_bytes(drawing.png())
-    write_text(folder / PAGE, render_contamination_page(content, pl.read_parquet(folder / HITS)))
+    with reading(folder / HITS):
+        hits = pl.read_parquet(folder / HITS)
+    write_text(folder / PAGE, render_contamination_page(content, hits))
     return folder / PAGE
 
 
@@ -132,36 +136,59 @@ def _where(task: Mapping[str, Any], rule: str) -> str:
 
 
 def render_contamination(content: Content) -> RenderableType:
-    """Sentences, and the table of tasks; with a run its main arm's scores."""
+    """Sentences, and what was found of each task, as a table where it fits; with a run its main arm's scores."""
     rule, other = _rules(content)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    heads = ["task", "n-gram", "n", "dirty", "% clean", other, "the paper"]
-    arm = _main_arm(content)
-    if arm is not None:
-        heads += ["all", "clean", "clean - all", "95 % interval", "reading"]
-    for title in heads:
-        table.add_column(title, justify="left" if title in ("task", "reading") else "right", no_wrap=title != "task")
-    for name, task in content["tasks"].items():
-        theirs = paper_tasks().get(name)
-        cells = [
-            name,
-            str(task["run_words"]),
-            count(task["n"]),
-            count(task[rule]["dirty"]),
-            percent(task[rule]["share_clean"]),
-            percent(task[other]["share_clean"]),
-            "" if theirs is None else percent(theirs["share_clean"]),
-        ]
-        if arm is not None:
-            cells += _score_cells(content["run"]["arms"][arm].get(name))
-        table.add_row(*cells, style="bold" if task[rule]["dirty"] else "")
     told = content["ledger"]["notes"]
     lines = [Text(said, ACCENT if index == 0 else "") for index, said in enumerate(sentences(content))]
     notes = [Text(f"{len(told)} {_plural(len(told), 'note')} on rows, told in {PAGE}.", "dim")] if told else []
     legend = Text(f"Rule “{rule}”: {_RULES[rule]} “{other}”: {_RULES[other]}", "dim")
     if content["left_out"]:
         notes.append(Text(f"Rows not to be had, so not looked for: {', '.join(content['left_out'])}."))
-    return Group(*lines, Text(), table, Text(), *notes, legend)
+    return Group(*lines, Text(), Fitting(_table(content), _lines(content)), Text(), *notes, legend)
+
+
+def _table(content: Content) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in _heads(content):
+        table.add_column(title, justify="left" if title in ("task", "reading") else "right", no_wrap=True)
+    for name in content["tasks"]:
+        table.add_row(*_cells(content, name), style=_tone(content, name))
+    return table
+
+
+def _lines(content: Content) -> list[Text]:
+    lines: list[Text] = []
+    for name in content["tasks"]:
+        told = zip(_heads(content)[1:], _cells(content, name)[1:], strict=True)
+        said = ", ".join(f"{title} {cell}" for title, cell in told if cell)
+        lines.append(Text.assemble(name, (f"  {said}", "dim"), style=_tone(content, name)))
+    return lines
+
+
+def _heads(content: Content) -> list[str]:
+    _, other = _rules(content)
+    heads = ["task", "n-gram", "n", "dirty", "% clean", other, "the paper"]
+    scores = ["all", "clean", "clean - all", "95 % interval", "reading"]
+    return heads if _main_arm(content) is None else [*heads, *scores]
+
+
+def _cells(content: Content, name: str) -> list[str]:
+    rule, other = _rules(content)
+    task, theirs, arm = content["tasks"][name], paper_tasks().get(name), _main_arm(content)
+    cells = [
+        name,
+        str(task["run_words"]),
+        count(task["n"]),
+        count(task[rule]["dirty"]),
+        percent(task[rule]["share_clean"]),
+        percent(task[other]["share_clean"]),
+        "" if theirs is None else percent(theirs["share_clean"]),
+    ]
+    return cells if arm is None else cells + _score_cells(content["run"]["arms"][arm].get(name))
+
+
+def _tone(content: Content, name: str) -> str:
+    return "bold" if content["tasks"][name][_rules(content)[0]]["dirty"] else ""
 
 
 def _score_cells(scores: Mapping[str, Any] | None) -> list[str]:

@@ -313,11 +313,10 @@ def _read_text(path: Path) -> str:
 
 
 def _read_json(path: Path, *, optional: bool = False) -> Mapping[str, Any]:
-    text = _read_text(path)
-    if not text and optional:
+    if optional and not (path.exists() and path.stat().st_size):
         return {}
     try:
-        value = json.loads(text)
+        value = json.loads(_read_text(path))
     except ValueError as error:
         raise RunError(f"{path}: {'not there' if not path.exists() else f'not valid JSON: {error}'}") from error
     return mapping(value)

@@ -13,6 +13,9 @@ from typing import Any
 
 import polars as pl
 
+from openflan.errors import Problem, RunError
+from openflan.evaluation.samples import reading
+
 NEEDED = ("arm", "task", "row_id", "template", "value")
 PROMPTS = "prompts.jsonl"
 
@@ -65,11 +68,16 @@ def pick(folder: Path, arm: str, *, most_tasks: int) -> list[Item]:
     """For each task (at most `most_tasks`, in name order) one item that `arm` got right and one it got wrong.
 
     Of the items whose prompt was kept, if there are any, the one whose (task, row, template) hashes lowest: nobody
-    chose it. No file, or one without the needed columns, gives no items.
+    chose it. No file, or one without the needed columns, gives no items. Raises RunError where a file is damaged.
     """
     path = folder / "samples.parquet"
     if not path.exists():
         return []
+    with reading(path):
+        return _picked(path, folder, arm, most_tasks)
+
+
+def _picked(path: Path, folder: Path, arm: str, most_tasks: int) -> list[Item]:
     lazy = pl.scan_parquet(path)
     columns = set(lazy.collect_schema().names())
     if not columns.issuperset(NEEDED):
@@ -151,8 +159,12 @@ def _prompts(path: Path) -> dict[Key, str]:
     if not path.exists():
         return {}
     # Not splitlines: prompts may hold line separators that JSON leaves as they are.
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    return {_key(record): str(record["prompt"]) for record in records}
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return {_key(record): str(record["prompt"]) for record in records}
+    except (ValueError, KeyError, TypeError) as error:
+        hint = "without it the report shows no prompts"
+        raise RunError(Problem(str(path), f"is damaged: {error}", hint)) from error
 
 
 def _key(row: Row) -> Key:

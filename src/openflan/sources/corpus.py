@@ -89,7 +89,10 @@ class Corpus:
 
 @dataclass(slots=True)
 class Block:
-    """Texts in the order of the file. A run of words may go on from one text to the next of the same document."""
+    """Texts in the order of the file. A run of words may go on from one text to the next of the same document.
+
+    A .txt file is a document; so is a record of the other kinds, whose texts follow one another as its fields do.
+    """
 
     texts: list[str] = field(default_factory=list[str])
     lines: list[int] = field(default_factory=list[int])
@@ -300,8 +303,8 @@ class PartReader:
             self.unreadable.add("holds no text", line)
             return
         self.num_read += 1
+        self._document += 1
         for text in texts:
-            self._document += 1
             yield text, line
 
     def _open(self) -> BinaryIO:

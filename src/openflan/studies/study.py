@@ -16,8 +16,10 @@ from typing import Any, Literal
 import polars as pl
 
 from openflan import artifacts
+from openflan.catalog.holdout import hold_out
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import Task
+from openflan.errors import CatalogError, Problem
 from openflan.evaluation import statistics
 from openflan.evaluation.evaluate import ClusterDraws, cluster_draws
 from openflan.evaluation.points import Contrast, Point, Replicate, contrast, point
@@ -184,11 +186,12 @@ def run_study(
     """Run what is not there yet, and write OUT/<study>/study.json; gives its content.
 
     Equal settings give equal bytes. Beside it stands made.json: `command`, cost, versions, the commit of
-    `settings_file`. Raises what `run_arm` raises.
+    `settings_file`. Raises what `check_splits` and `run_arm` raise.
     """
     settings = settings.of_study(study.name)
     plan = study.plan(settings)
     systems = plan.systems
+    check_splits(systems)
     run_systems(systems, out, workers=workers, progress=progress)
     answers = answers_of(plan, out, settings)
     points = measured(plan, answers)
@@ -199,6 +202,21 @@ def run_study(
     history = {"command": command, **made(_tuned_in(systems, out), settings_file)}
     artifacts.write_json(out / study.name / "made.json", history)
     return content
+
+
+def check_splits(systems: Sequence[System]) -> None:
+    """Raises CatalogError with what is wrong with any split of the systems, and LeakageError as `hold_out` does."""
+    catalog_of = cache(load_catalog)
+    problems: dict[str, Problem] = {}
+    splits = {repr((r.catalogs, r.hold_out, r.hold_out_options)): r for r in (system.recipe for system in systems)}
+    for recipe in splits.values():
+        try:
+            hold_out(catalog_of(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
+        except CatalogError as error:
+            told = error.problems or [Problem(f"split {'+'.join(recipe.hold_out)}", str(error))]
+            problems |= {str(problem): problem for problem in told}
+    if problems:
+        raise CatalogError(list(problems.values()))
 
 
 def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress: Progress) -> None:

@@ -13,7 +13,7 @@ from openflan.catalog.load import Catalog
 from openflan.catalog.task import Split, Task
 from openflan.encoding.encode import encode_options, encode_prompts
 from openflan.encoding.prompt_format import Lengths, PromptFormat
-from openflan.errors import ConfigError, ModelError, OpenflanError
+from openflan.errors import ConfigError, ModelError, OpenflanError, Problem, system_words
 from openflan.ledger import Ledger
 from openflan.rendering.example import Example
 from openflan.rendering.render import read_columns, render
@@ -35,8 +35,9 @@ def shown(view: Callable[..., str]) -> Callable[..., str]:
     def safe(*arguments: Any) -> str:
         try:
             return view(*arguments)
-        except OpenflanError as error:
-            return f'<p class="of-error">{escape(str(error))}</p>'
+        except (OpenflanError, OSError) as error:
+            said = system_words(error) if isinstance(error, OSError) else str(error)
+            return f'<p class="of-error">{escape(said)}</p>'
 
     return safe
 
@@ -57,8 +58,16 @@ def task_facts(task: Task) -> str:
     return _inert(f'<h3>{escape(task.title)}</h3><dl class="of-facts">{rows}</dl>')
 
 
-def rendered(catalog: Catalog, name: str, template: str, split: Split, rows: int, data_root: str, seed: int) -> str:
-    """Rows of a task as its templates put them. `data_root` may be empty. Raises CatalogError, SourceError."""
+def rendered(
+    catalog: Catalog, name: str, template: str, split: Split, rows: int | None, data_root: str, seed: int | None
+) -> str:
+    """Rows of a task as its templates put them. `data_root` may be empty; a number is None where its field is.
+
+    Raises ConfigError, CatalogError, SourceError.
+    """
+    if missing := [what for what, value in (("rows", rows), ("seed", seed)) if value is None]:
+        raise ConfigError([Problem(what, "is empty", "give a whole number") for what in missing])
+    assert rows is not None and seed is not None, "just checked"
     task, ledger = catalog.task(name), Ledger()
     settings = SourceSettings(
         data_root=Path(data_root).expanduser() if data_root.strip() else None, world_seed=int(seed)
