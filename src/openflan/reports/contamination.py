@@ -5,6 +5,7 @@ Takes the content of contamination.json, and hits.parquet beside it. The paper's
 """
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from importlib.resources import files
@@ -255,8 +256,8 @@ def _findings(content: Content) -> list[dict[str, Any]]:
     arm = _main_arm(content)
     for sentence in said[1:]:
         differences = [one["clean_minus_all"] for one in content["run"]["arms"][arm].values()]
-        means = sorted(one["mean"] for one in differences if one is not None)
-        middle = means[len(means) // 2] if means else None
+        means = [one["mean"] for one in differences if one is not None]
+        middle = statistics.median(means) if means else None
         found.append(
             {
                 "gain": points(middle),
