@@ -28,6 +28,8 @@ from openflan.reports.study_figures import ALL, FACES, Mark, Panel, Series, plac
 
 FILE, MADE, PAGE, PICTURE, SUMMARY = "study.json", "made.json", "report.html", "figure.png", "summary.md"
 ALPHA = 0.05
+LONGEST_NAMES = 45
+"""Characters of models' names that a figure's title has room for."""
 Content = Mapping[str, Any]
 
 
@@ -140,7 +142,7 @@ def _own_panel(content: Content) -> Panel:
         series.append(Series(cluster_words(one["title"]), marks, -1 if one["name"] == main else len(series)))
     levels = {p["place"]: p["chance"] for one in content["series"] for p in one["points"] if p["chance"] is not None}
     kind = "lines" if content["kind"] == "numbers" else "dots"
-    return Panel(f"This study: {_models(content)}", kind, series, content["axis"], tuple(levels.items()))
+    return Panel(f"This study: {_models_in_short(content)}", kind, series, content["axis"], tuple(levels.items()))
 
 
 def paper_panel(content: Content) -> Panel:
@@ -165,9 +167,15 @@ def _main_series(content: Content) -> str:
     return max(dict.fromkeys(firsts), key=firsts.count, default="")
 
 
-def _models(content: Content) -> str:
-    models = sorted({r["model"] for one in content["series"] for p in one["points"] for r in p["replicates"]})
-    return ", ".join(models)
+def _models(content: Content) -> list[str]:
+    return sorted({r["model"] for one in content["series"] for p in one["points"] for r in p["replicates"]})
+
+
+def _models_in_short(content: Content) -> str:
+    """The models' names where a figure's title has room for them."""
+    models = _models(content)
+    named = ", ".join(models)
+    return named if len(models) == 1 or len(named) <= LONGEST_NAMES else f"{len(models)} base models"
 
 
 def series_titles(content: Content) -> dict[str, str]:
@@ -313,7 +321,7 @@ def made_facts(content: Content) -> list[tuple[str, str]]:
     """Models, seeds, cost, settings and command, in words; what made.json has only where it is there."""
     settings, recipe, made = content["settings"], content["settings"]["recipe"], content["made"]
     facts = {
-        "Base models": _models(content),
+        "Base models": ", ".join(_models(content)),
         "Tuning seeds": ", ".join(map(str, settings["seeds"])),
         "Rows of each task": f"{recipe['evaluation']['items']} test, {recipe['evaluation']['dev_items']} dev",
         "Tuning": f"{recipe['tuning']['steps']} steps of {recipe['tuning']['tokens_per_step']} tokens",
