@@ -221,7 +221,7 @@ def test_an_evaluation_of_an_endpoint_goes_on_after_its_death_and_ends_the_same(
 
 @pytest.fixture(scope="module")
 def serving() -> Iterator[Serving]:
-    serving = Serving(str(WORLD_FOLDER / "small"))
+    serving = Serving(str(WORLD_FOLDER / "small-early"))
     yield serving
     serving.stop()
 
@@ -235,7 +235,7 @@ def test_a_run_compares_an_endpoint_with_the_model_it_serves_and_finds_them_equa
         model="world:small-early",
         hold_out=["summarization"],
         arms=["untuned", "remote:served"],
-        remote={"served": {"url": serving.url, "model": "small", "scoring": "logprobs"}},
+        remote={"served": {"url": serving.url, "model": "small-early", "scoring": "logprobs"}},
         threads=1,
     ).changed(evaluation={"items": 2, "dev_items": 1, "resamples": 100, "max_new_tokens": 8})
     run(recipe, tmp_path / "run")
