@@ -149,3 +149,11 @@ def test_rows_need_not_have_all_keys_and_labels_may_be_signs(tmp_path: Path) -> 
     for split in SPLITS:
         read_columns(task, read_rows(task, split, SourceSettings(data_root=data), ledger), ledger)
     assert sum(ledger.kept.values()) == 39 and sum(ledger.dropped.values()) == 1
+
+
+def test_columns_called_as_words_of_jinja_get_another_name(tmp_path: Path) -> None:
+    odd = [{"not": f"line {i} of it", "none": f"and {i} more of it", "label": "ab"[i % 2]} for i in range(40)]
+    file, folder, data = write(tmp_path / "rows.jsonl", odd), tmp_path / "tasks", tmp_path / "data"
+    new_task("odd", file, folder, cluster="nli", answer="label", data_root=data)
+    (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=data), limit=100)
+    assert check.problems == () and check.rows == 40

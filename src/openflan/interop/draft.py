@@ -5,6 +5,7 @@ column is the answer and says so; the wordings are there to be replaced.
 """
 
 import json
+import keyword
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -147,8 +148,7 @@ def _expression(column: str) -> str:
 
 
 def _reference(column: str) -> str:
-    plain = column.isidentifier() and column != "row"
-    return column if plain else f"row[{json.dumps(column, ensure_ascii=False)}]"
+    return column if _is_name(column) and column != "row" else f"row[{json.dumps(column, ensure_ascii=False)}]"
 
 
 def _label_answer(column: str, values: Sequence[Any], labels: Sequence[str]) -> list[str]:
@@ -180,7 +180,12 @@ def _choice_answer(rows: Rows, column: str, options: str) -> list[str]:
 def _column_name(column: str, index: int) -> str:
     if column in RESERVED:
         return f"{column.rstrip('_')}_text"
-    return column if column.isidentifier() else f"column_{index}"
+    return column if _is_name(column) else f"column_{index}"
+
+
+def _is_name(column: str) -> bool:
+    """Whether Jinja reads the column's name as a name, and not as a word of its own ("not", "none")."""
+    return column.isidentifier() and not any(map(keyword.iskeyword, (column, column.capitalize())))
 
 
 def _key(name: str) -> str:
