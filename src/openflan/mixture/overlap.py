@@ -7,7 +7,6 @@ being the same row. Case and punctuation play no part.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from openflan.ledger import Ledger
 from openflan.mixture.ngrams import Hashes, HashSet, Positions, Words, in_batches, ngrams, whole_texts
 from openflan.rendering.render import ReadRow
 from openflan.rendering.store import RowStore
+from openflan.sources.texts import texts_within
 
 RUN_WORDS = 13
 SHORTEST_TEXT = 8
@@ -82,18 +82,8 @@ def _texts(rows: Sequence[ReadRow]) -> Iterator[tuple[int, str]]:
     # Options that the first row has in common with the last are the task's words, not text of a row.
     own = len(rows) < 2 or rows[0].options != rows[-1].options
     for position, row in enumerate(rows):
-        found = dict.fromkeys(_strings([row.columns, row.texts, row.options if own else ()]))
+        found = dict.fromkeys(texts_within([row.columns, row.texts, row.options if own else ()]))
         yield from ((position, text) for text in found if len(text) >= SHORTEST_TEXT)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _strings(list(cast("Mapping[str, Any]", value).values()))
-    elif isinstance(value, list | tuple):
-        for part in cast("Sequence[Any]", value):
-            yield from _strings(part)
 
 
 def without_overlap(task: str, rows: Sequence[ReadRow], evaluated: EvaluatedText, ledger: Ledger) -> Sequence[ReadRow]:

@@ -25,6 +25,7 @@ from openflan.rendering.environment import (
 )
 from openflan.rendering.example import Example
 from openflan.sources.read import Row
+from openflan.sources.texts import texts_within
 
 Wording = Literal["instructions", "no_options", "no_template", "no_template_options", "dataset_name"]
 """`instructions`: the task's templates. `no_template` and `dataset_name` are the ablations of paper section 4.3 (figure
@@ -134,9 +135,7 @@ def _read_row(task: Task, row: Row) -> ReadRow:
     scope = {**scope, **columns}
     if task.answer.text is not None:
         value = _evaluate(task.answer.text, scope, f"{task.name}: answer.text", "answer", row.fields)
-        texts = tuple(
-            text for text in _strings(value if isinstance(value, list | tuple) else [value], "answer") if text.strip()
-        )
+        texts = tuple(text for text in _strings(_listed(value), "answer") if text.strip())
         if not texts:
             raise RowError("empty answer")
         options, gold, grade = (), (), None
@@ -145,7 +144,7 @@ def _read_row(task: Task, row: Row) -> ReadRow:
         grade = _grade(task, scope, row.fields)
         options = _option_texts(task, task.answer.options, scope, row.fields)
         gold = _gold(task, scope, len(options), row.fields)
-    if not _is_unicode([columns, options, texts]):
+    if any(not text.isascii() and _SURROGATE.search(text) for text in texts_within([columns, options, texts])):
         raise RowError("holds half of a surrogate pair, which is no character")
     group = columns.get(task.group) if task.group else None
     return ReadRow(row.id, columns, row.fields, options, gold, texts, row.id if group is None else str(group), grade)
@@ -158,12 +157,8 @@ def _strings(values: Iterable[Any], what: str) -> tuple[str, ...]:
     return tuple(str(value) for value in found)
 
 
-def _is_unicode(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.isascii() or not _SURROGATE.search(value)
-    if isinstance(value, Mapping):
-        return all(map(_is_unicode, cast("Mapping[str, Any]", value).values()))
-    return not isinstance(value, list | tuple) or all(map(_is_unicode, cast("Sequence[Any]", value)))
+def _listed(value: Any) -> Sequence[Any]:
+    return cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
 
 
 def _columns(task: Task, scope: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +225,7 @@ def _option_texts(
 
 def _gold(task: Task, scope: dict[str, Any], num_options: int, fields: Mapping[str, Any]) -> tuple[int, ...]:
     value = _evaluate(str(task.answer.gold), scope, f"{task.name}: answer.gold", "gold", fields)
-    given: Sequence[Any] = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
+    given = _listed(value)
     if any(isinstance(index, float) and not index.is_integer() for index in given):
         raise RowError(f"gold {value!r} is not an index")
     try:

@@ -29,7 +29,7 @@ from openflan.errors import SourceError
 from openflan.ledger import Ledger
 from openflan.rendering import environment, render
 from openflan.rendering.render import ReadRow, read_columns
-from openflan.sources import hub, local, prepare, read
+from openflan.sources import hub, local, prepare, read, texts
 from openflan.sources.hub import go_offline_if_unreachable
 from openflan.sources.read import SourceSettings, can_be_read, iter_rows, source_identity
 
@@ -213,7 +213,7 @@ def _task_content(task: Task) -> Any:
 def _code() -> str:
     """Names the code between a source and a `ReadRow`: a repaired prepare step makes a new store."""
     digest = hashlib.sha256()
-    files = [Path(str(module.__file__)) for module in (hub, local, prepare, read, environment, render)]
+    files = [Path(str(module.__file__)) for module in (hub, local, prepare, read, texts, environment, render)]
     for file in [*files, *sorted(Path(str(world.__file__)).parent.glob("*.py"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from openflan.errors import Problem, SourceError
+from openflan.sources.texts import texts_within
 
 Kind = Literal["txt", "jsonl", "parquet", "csv"]
 KINDS: tuple[Kind, ...] = ("txt", "jsonl", "parquet", "csv")
@@ -298,7 +299,7 @@ class PartReader:
             fields = cast("Mapping[str, Any]", record)
             chosen = self._column or FIELD
             record = fields[chosen] if chosen in fields else list(fields.values())
-        texts = list(_texts(record))
+        texts = list(texts_within(record))
         if not texts and record not in (None, "", [], {}):
             self.unreadable.add("holds no text", line)
             return
@@ -349,18 +350,6 @@ def _cut(raw: bytes) -> tuple[bytes, bytes]:
 def _may_hold_text(schema: Any, name: str) -> bool:
     kind = schema.field(name).type
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_nested(kind)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text within a value, in order."""
-    if isinstance(value, str):
-        if value:
-            yield value
-    elif isinstance(value, Mapping):
-        yield from _texts(list(cast("Mapping[str, Any]", value).values()))
-    elif isinstance(value, list | tuple):
-        for item in cast("Sequence[Any]", value):
-            yield from _texts(item)
 
 
 def check_readable(folder: Path, files: Mapping[str, str], num_files: int, lines: Mapping[str, int], read: int) -> None:
