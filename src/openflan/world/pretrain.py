@@ -231,10 +231,6 @@ class Batch:
     weights: Tensor
     tokens: int
 
-    def to(self, device: str) -> "Batch":
-        """The batch on another device."""
-        return Batch(self.ids.to(device), self.weights.to(device), self.tokens)
-
 
 def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Sequence[tuple[int, int]]]],
              weight: float,
@@ -347,10 +343,12 @@ def pretrain(
     save_every: int = 1_000_000,
     tokenizer: "PreTrainedTokenizerFast | None" = None,
     device: str = "cpu",
+    compiled: bool = False,
 ) -> FastLlama:
     """Trains (or continues to train) one model; writes `checkpoint.pt`, `log.jsonl` and at the end `model/` into `out`.
 
-    Returns the trained model. Raises ValueError if `out` holds a run with other settings.
+    `compiled`: the step through torch's compiler, a minute and a half of work that makes 2.8 million parameters a fifth
+    faster. Returns the trained model. Raises ValueError if `out` holds a run with other settings.
     """
     settings = settings.scaled()
     out.mkdir(parents=True, exist_ok=True)
@@ -375,6 +373,7 @@ def pretrain(
     probe_seconds = 0.0
     phase: tuple[Stage, int, float] | None = None
     stream: Iterator[Batch] = iter(())
+    loss_of = torch.compile(_loss, dynamic=True) if compiled else _loss
     while progress.tokens < settings.tokens:
         current = _phase(settings, progress)
         stage = current[0]
@@ -386,7 +385,7 @@ def pretrain(
         rate = _learning_rate(settings, progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = _loss(model, batch.to(device))
+        loss = loss_of(model, batch.ids.to(device), batch.weights.to(device))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -440,12 +439,11 @@ def _extend(settings: Settings, progress: _Progress) -> None:
         progress.refresh_extensions += 1
 
 
-def _loss(model: FastLlama, batch: Batch) -> Tensor:
-    """Cross-entropy of the next token, weighted by position."""
-    logits = model(batch.ids[:, :-1])
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), batch.ids[:, 1:].flatten(), reduction="none")
-    weights = batch.weights[:, 1:].flatten()
-    return (losses * weights).sum() / weights.sum()
+def _loss(model: FastLlama, ids: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of the next token, weighted by position; ids and weights (rows, length)."""
+    logits = model(ids[:, :-1])
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    return (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
 
 
 @torch.no_grad()
@@ -601,6 +599,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--patterns", choices=get_args(Patterns), default="short", help="in the text")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="a faster step, after a minute and a half of compiling")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing run is continued")
     parser.add_argument("--export-now", type=Path, metavar="FOLDER", help="only export the latest checkpoint of --out")
     chosen = parser.parse_args(arguments)
@@ -609,7 +608,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         export_checkpoint(chosen.out, chosen.export_now)
         return
     settings = Settings(chosen.size, chosen.seed, int(chosen.tokens), chosen.precision, patterns=chosen.patterns)
-    pretrain(settings, chosen.out, device=chosen.device)
+    pretrain(settings, chosen.out, device=chosen.device, compiled=chosen.compile)
 
 
 if __name__ == "__main__":
