@@ -22,7 +22,7 @@ from openflan.errors import ConfigError
 from openflan.models import adapters, load, packed_attention, soft_prompt
 from openflan.models.load import LanguageModel, save_model
 from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
-from openflan.scoring import generate, padded, rank, tree
+from openflan.scoring import forward, generate, padded, rank, tree
 from openflan.studies.doctor.examine import EXAMINED, Report, examine
 from openflan.studies.doctor.finding import Measure, judged
 from openflan.tuning import loss
@@ -294,18 +294,17 @@ def lora_without_effect(_lm: LanguageModel, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(adapters, "add_lora", add)
 
 
+class OffByOne(forward.HeadReader):
+    def add(self, hidden: Any, *asked: Any) -> None:
+        super().add(hidden.roll(1, dims=0), *asked)
+
+
 def trees_off_by_one(_lm: LanguageModel, patch: pytest.MonkeyPatch) -> None:
-    sound = tree.token_nats
-    patch.setattr(
-        tree, "token_nats", lambda model, hidden, rows, asked: sound(model, hidden.roll(1, dims=0), rows, asked)
-    )
+    patch.setattr(tree, "HeadReader", OffByOne)
 
 
 def padded_off_by_one(_lm: LanguageModel, patch: pytest.MonkeyPatch) -> None:
-    sound = padded.token_nats
-    patch.setattr(
-        padded, "token_nats", lambda model, hidden, rows, asked: sound(model, hidden.roll(1, dims=0), rows, asked)
-    )
+    patch.setattr(padded, "HeadReader", OffByOne)
 
 
 def scores_off_by_one(_lm: LanguageModel, patch: pytest.MonkeyPatch) -> None:

@@ -116,9 +116,9 @@ class _Stop:
 def _interrupted(stop: _Stop, run: Callable[[], FastLlama]) -> None:
     original = module._loss  # pyright: ignore[reportPrivateUsage]
 
-    def loss(model: FastLlama, batch: module.Batch) -> torch.Tensor:
+    def loss(model: FastLlama, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         stop()
-        return original(model, batch)
+        return original(model, ids, weights)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_loss", loss)
@@ -127,3 +127,13 @@ def _interrupted(stop: _Stop, run: Callable[[], FastLlama]) -> None:
 
 def _lines(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same_step(tmp_path: Path) -> None:
+    settings = Settings(size="tiny", tokens=4_000, precision="float32")
+    losses: list[float] = []
+    for compiled in (False, True):
+        pretrain(settings, tmp_path / str(compiled), probes=(), compiled=compiled)
+        losses.append(_lines(tmp_path / str(compiled))[-1]["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)

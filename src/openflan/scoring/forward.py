@@ -5,7 +5,7 @@ Takes a loaded model, gives a `Readout`. Read next: `rank.py`.
 
 import inspect
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.int64]
 
-HEAD_VALUES = 1 << 22
-"""Logits that exist at one time: 16 MB in float32, so that they are read again while still in a cache."""
-FEWEST_POSITIONS, MOST_POSITIONS = 64, 512
-SUMMED_POSITIONS = 16
+POSITIONS = 512
+"""The head is applied at so many positions at a time, where there are as many: its matrix is read, and laid out anew
+for the product, once for all of them."""
+PIECE_VALUES = {"cpu": 1 << 20, "cuda": 1 << 24}
+"""Logits that exist at one time; on a CPU they are read again while still in a cache."""
+FEWEST_POSITIONS = 64
+"""The same where the head gives all logits of a position or none."""
+SUMMED_VALUES = 1 << 18
 """The log-sum-exp makes a copy of its argument, which is to stay in a cache as well."""
 PROBED = 8
 """Tokens on which body and head are tried."""
 log = logging.getLogger(__name__)
 
-# B = sequences in the batch, T = tokens of the longest, H = hidden size, M = scored positions, V = vocabulary.
+# B = sequences in the batch, T = tokens of the longest, H = hidden size, M = scored positions, K = tokens asked for,
+# V = vocabulary.
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,10 @@ class Readout:
 
     body: "Callable[[Tensor, Tensor], Tensor]"
     """(ids [B, T], attention mask [B, T]) -> [B, T, H]"""
-    head: "Callable[[Tensor], Tensor]"
-    """[M, H] -> logits [M, V] in float32"""
+    head: "Callable[[Tensor], Iterator[Tensor]]"
+    """[M, H] -> logits in float32, piece by piece of the vocabulary: [M, V1], [M, V2], ..."""
+    positions: int
+    """M is not to be larger."""
     device: Any
     module: Any
     """What `body` calls."""
@@ -59,6 +66,41 @@ def inference(model: Any) -> Generator[None]:
         model.train(training)
 
 
+class HeadReader:
+    """Reads log-probabilities off hidden states that come in small groups, such as those of one pass.
+
+    The head is applied when enough have come: at few positions its product takes half as long again for each.
+    """
+
+    def __init__(self, model: Readout, values: "npt.NDArray[np.float32]") -> None:
+        """`values` [all K] is filled in."""
+        self.positions = 0
+        """The head was, or is still to be, applied at so many."""
+        self._model, self._values = model, values
+        self._hidden: list[Tensor] = []
+        self._asked: list[tuple[Array, Array, Array]] = []
+        self._waiting = 0
+
+    def add(self, hidden: "Tensor", rows: Array, tokens: Array, places: Array) -> None:
+        """At each of `rows` [K] of `hidden` [M, H], in order, one of `tokens` [K] is asked for: for `places` [K]."""
+        if self._waiting + len(hidden) > self._model.positions:
+            self.read()
+        self._hidden.append(hidden)
+        self._asked.append((rows + self._waiting, tokens, places))
+        self._waiting += len(hidden)
+        self.positions += len(hidden)
+
+    def read(self) -> None:
+        """Fills in what has come so far."""
+        import torch
+
+        if not self._hidden:
+            return
+        rows, tokens, places = (np.concatenate(parts) for parts in zip(*self._asked, strict=True))
+        self._values[places] = token_nats(self._model, torch.cat(self._hidden), rows, tokens)
+        self._hidden, self._asked, self._waiting = [], [], 0
+
+
 def token_nats(model: Readout, hidden: "Tensor", rows: Array, tokens: Array) -> "npt.NDArray[np.float32]":
     """[K] the log-probability of each of `tokens` [K] at each of `rows` [K] of `hidden` [M, H]; rows are in order.
 
@@ -67,17 +109,33 @@ def token_nats(model: Readout, hidden: "Tensor", rows: Array, tokens: Array) -> 
     import torch
 
     found = np.empty(len(rows), np.float32)
-    start, step = 0, FEWEST_POSITIONS if hidden.device.type == "cpu" else MOST_POSITIONS
-    while start < len(hidden):
-        logits = model.head(hidden[start : start + step])  # [at most step, V]
-        total = torch.cat([part.logsumexp(-1) for part in logits.split(SUMMED_POSITIONS)])
-        some = slice(*np.searchsorted(rows, (start, start + len(logits))))
-        at = torch.from_numpy(rows[some] - start).to(logits.device)
-        nats = logits[at, torch.from_numpy(tokens[some]).to(logits.device)] - total[at]
-        found[some] = nats.cpu().numpy()
-        start += len(logits)
-        step = min(max(HEAD_VALUES // logits.shape[1], FEWEST_POSITIONS), MOST_POSITIONS)
+    for start in range(0, len(hidden), model.positions):
+        part = hidden[start : start + model.positions]
+        some = slice(*np.searchsorted(rows, (start, start + len(part))))
+        at, asked = (torch.from_numpy(array[some]).to(part.device) for array in (rows - start, tokens))
+        sums: list[Tensor] = []
+        nats = torch.empty(len(at), dtype=torch.float32, device=part.device)
+        first = 0
+        for logits in model.head(part):
+            sums.append(_log_sum_exp(logits))
+            here = ((asked >= first) & (asked < first + logits.shape[1])).nonzero().squeeze(1)
+            nats[here] = logits[at[here], asked[here] - first]
+            first += logits.shape[1]
+        found[some] = (nats - torch.stack(sums).logsumexp(0)[at]).cpu().numpy()
     return found
+
+
+def _log_sum_exp(logits: "Tensor") -> "Tensor":
+    """[M] of logits [M, V].
+
+    By the log-softmax of the largest, which takes half the time of torch's `logsumexp` on a CPU.
+    """
+    import torch
+
+    rows = max(SUMMED_VALUES // logits.shape[1], 1)
+    found = torch.cat([part.amax(-1) - part.log_softmax(-1).amax(-1) for part in logits.split(rows)])
+    # A piece of nothing but -inf, say, has no log-softmax.
+    return found if bool(found.isfinite().all()) else logits.logsumexp(-1)
 
 
 def readout(model: Any, probe_ids: tuple[int, ...]) -> Readout:
@@ -89,7 +147,7 @@ def readout(model: Any, probe_ids: tuple[int, ...]) -> Readout:
     import torch
 
     device = next(model.parameters()).device
-    whole = Readout(whole_logits(model), lambda logits: logits.float(), device, model, whole=True)
+    whole = Readout(whole_logits(model), lambda logits: _pieces(logits, device), FEWEST_POSITIONS, device, model, True)
     halves = _halves(model, device)
     if halves is None:
         log.warning("%s: body and head not told apart; scoring with full logits", type(model).__name__)
@@ -97,8 +155,9 @@ def readout(model: Any, probe_ids: tuple[int, ...]) -> Readout:
     ids = torch.tensor([probe_ids[:PROBED]], device=device)
     mask = torch.ones_like(ids)
     logits = whole.body(ids, mask)[0]
-    expected, got = logits.float(), halves.head(halves.body(ids, mask)[0])
-    # The same operations on the same numbers: a softcap far from its bound moves logits by little more than rounding.
+    expected, got = logits.float(), torch.cat([*halves.head(halves.body(ids, mask)[0])], -1)
+    # Nearly the same operations on the same numbers: a softcap far from its bound moves logits by little more than
+    # rounding.
     tolerance = 16 * torch.finfo(logits.dtype).eps * expected.abs().max()
     if expected.shape != got.shape or (expected - got).abs().max() > tolerance:
         log.warning("%s: body and head alone give other logits; scoring with full logits", type(model).__name__)
@@ -116,7 +175,32 @@ def _halves(model: Any, device: Any) -> Readout | None:
     def states(ids: "Tensor", mask: "Tensor") -> "Tensor":
         return body(**_inputs(accepted, ids, mask)).last_hidden_state
 
-    return Readout(states, lambda hidden: head(hidden).float(), device, body)
+    if _is_plain(head):
+        return Readout(states, lambda hidden: _products(head, hidden), POSITIONS, device, body)
+    return Readout(states, lambda hidden: _pieces(head(hidden), device), FEWEST_POSITIONS, device, body)
+
+
+def _is_plain(head: Any) -> bool:
+    """Whether a linear layer is its matrix and bias and nothing more."""
+    from torch import nn
+
+    return type(head) is nn.Linear and not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+
+
+def _products(head: Any, hidden: "Tensor") -> "Iterator[Tensor]":
+    """The head of `hidden` [M, H], so many entries of the vocabulary at a time that the logits stay in a cache."""
+    from torch.nn import functional
+
+    columns = max(PIECE_VALUES[hidden.device.type] // len(hidden) // 64, 1) * 64
+    for start in range(0, len(head.weight), columns):
+        bias = None if head.bias is None else head.bias[start : start + columns]
+        yield functional.linear(hidden, head.weight[start : start + columns], bias).float()
+
+
+def _pieces(logits: "Tensor", device: Any) -> "Iterator[Tensor]":
+    """Logits [M, V] in pieces of the same size."""
+    for piece in logits.split(max(PIECE_VALUES[device.type] // len(logits), 1), -1):
+        yield piece.float()
 
 
 def whole_logits(model: Any) -> "Callable[[Tensor, Tensor], Tensor]":

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from openflan.scoring.forward import Readout, token_nats
+from openflan.scoring.forward import HeadReader, Readout
 
 if TYPE_CHECKING:
     from openflan.scoring.rank import ScoreRequest
 
 BATCH_TOKENS = 8192
-NAME = "padded-2"
+NAME = "padded-3"
 """Part of the store's key: changes whenever the numbers may."""
 
 Ids = tuple[int, ...]
@@ -44,11 +44,13 @@ def score_padded(model: Readout, requests: "Sequence[ScoreRequest]", batch_token
     """[K] nats of all option tokens of all requests in order."""
     texts = texts_to_read(requests)
     values = np.full(sum(len(option) for r in requests for option in r.option_ids), np.nan, np.float32)
-    padding = positions = 0
+    reader = HeadReader(model, values)
+    padding = 0
     for batch in _batches(texts, batch_tokens):
         padding += sum(len(batch[0].ids) - len(text.ids) for text in batch)
-        positions += _score_batch(model, batch, values)
-    return values, Spent(sum(len(text.ids) for text in texts), padding, positions)
+        _read_batch(model, batch, reader)
+    reader.read()
+    return values, Spent(sum(len(text.ids) for text in texts), padding, reader.positions)
 
 
 def texts_to_read(requests: "Sequence[ScoreRequest]") -> list[TextRead]:
@@ -83,8 +85,8 @@ def _batches(texts: Sequence[TextRead], batch_tokens: int) -> Iterable[Sequence[
         start += size
 
 
-def _score_batch(model: Readout, batch: Sequence[TextRead], values: Nats) -> int:
-    """Fills in the places this batch is read for; gives the number of positions the head was applied at."""
+def _read_batch(model: Readout, batch: Sequence[TextRead], reader: HeadReader) -> None:
+    """Hands the hidden states on that this batch is read for."""
     import torch
 
     longest = len(batch[0].ids)
@@ -100,5 +102,4 @@ def _score_batch(model: Readout, batch: Sequence[TextRead], values: Nats) -> int
     wanted = wanted[np.argsort(wanted[:, 0], kind="stable")]
     scored, which = np.unique(wanted[:, 0], return_inverse=True)
     read = hidden[torch.from_numpy(scored).to(hidden.device)]
-    values[wanted[:, 2]] = token_nats(model, read, which, wanted[:, 1])
-    return len(scored)
+    reader.add(read, which, wanted[:, 1], wanted[:, 2])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from openflan.errors import ModelError
 from openflan.models.packed_attention import attention
-from openflan.scoring.forward import Readout, inference, readout, token_nats, whole_logits
+from openflan.scoring.forward import HeadReader, Readout, inference, readout, whole_logits
 from openflan.scoring.padded import Spent, texts_to_read
 from openflan.scoring.plan import CALL, Plan, make_plan
 from openflan.scoring.tree_attention import NAME as ATTENTION
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from openflan.models.load import LanguageModel
     from openflan.scoring.rank import ScoreRequest
 
-NAME = "tree-1"
+NAME = "tree-2"
 """Part of the store's key: changes whenever the numbers may."""
 PASS_TOKENS = {"cpu": 1024, "cuda": 16_384}
 """More gains nothing on a CPU, where passes of a few hundred tokens run at full speed, and takes memory."""
@@ -91,7 +91,7 @@ class TreeScorer:
         order = np.argsort(plan.asked_at, kind="stable")
         at, asked = plan.asked_at[order], plan.asked[order]
         values = np.empty(len(order), np.float32)
-        positions = 0
+        reader = HeadReader(self.model, values)
         for one in plan.passes:
             some = slice(*np.searchsorted(at, (one.start, one.stop)))
             rows, which = np.unique(at[some] - one.start, return_inverse=True)
@@ -104,9 +104,9 @@ class TreeScorer:
             for name in one.release:
                 del self.kept[name]
             if len(rows):
-                values[order[some]] = token_nats(self.model, hidden, which, asked[some])
-                positions += len(rows)
-        return values, Spent(len(plan.token_ids), 0, positions)
+                reader.add(hidden, which, asked[some], order[some])
+        reader.read()
+        return values, Spent(len(plan.token_ids), 0, reader.positions)
 
     def _hidden(self, ids: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> Tensor:
         """[M, hidden] at the scored rows of the pass; logits where the model is taken as a whole."""
