@@ -29,6 +29,8 @@ SUMMED_VALUES = 1 << 18
 """The log-sum-exp makes a copy of its argument, which is to stay in a cache as well."""
 PROBED = 8
 """Tokens on which body and head are tried."""
+CHANGES = ("_forward_hooks", "_forward_pre_hooks", "forward")
+"""What makes a module do something else than its class, where it has any of these."""
 log = logging.getLogger(__name__)
 
 # B = sequences in the batch, T = tokens of the longest, H = hidden size, M = scored positions, K = tokens asked for,
@@ -184,7 +186,7 @@ def _is_plain(head: Any) -> bool:
     """Whether a linear layer is its matrix and bias and nothing more."""
     from torch import nn
 
-    return type(head) is nn.Linear and not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+    return type(head) is nn.Linear and not any(vars(head).get(name) for name in CHANGES)
 
 
 def _products(head: Any, hidden: "Tensor") -> "Iterator[Tensor]":
