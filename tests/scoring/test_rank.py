@@ -1,7 +1,9 @@
 """Rank classification against one sequence at a time, on models of several architectures."""
 
 import dataclasses
+import gc
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from openflan.errors import ModelError
 from openflan.models.soft_prompt import add_soft_prompt
-from openflan.scoring import gemm
+from openflan.scoring import gemm, tree
 from openflan.scoring.forward import readout
 from openflan.scoring.padded import texts_to_read
 from openflan.scoring.rank import OptionScores, ScoreRequest, ScoringCost, score, unconditional_requests
@@ -284,6 +286,27 @@ def test_scoring_leaves_the_model_as_it_was():
     score(lm, requests_like(4, number=2))
     assert lm.model.training
     assert all(parameter.grad is None for parameter in lm.model.parameters())
+
+
+def test_a_model_is_checked_once_in_each_precision_and_let_go_of(monkeypatch):
+    checked: list[str] = []
+    check = tree.set_up_tree
+
+    def counted(lm, model):
+        checked.append(str(lm.dtype))
+        return check(lm, model)
+
+    monkeypatch.setattr(tree, "set_up_tree", counted)
+    lm, requests = tiny("llama"), requests_like(0, number=3)
+    first = score(lm, requests)
+    assert score(lm, requests) == first and checked == ["torch.float32"]
+    lm.model.to(torch.float64)
+    assert_same(score(lm, requests), lm, requests)
+    assert checked == ["torch.float32", "torch.float64"]
+    gone = weakref.ref(lm.model)
+    del lm
+    gc.collect()
+    assert gone() is None
 
 
 def test_half_precision_models_are_scored_in_float32():

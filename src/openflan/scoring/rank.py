@@ -8,6 +8,7 @@ normalisations are made of the same pass. Read next: `plan.py`, then `tree.py`.
 import contextlib
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from openflan.scoring.store import in_chunks
 if TYPE_CHECKING:
     from openflan.encoding.encode import EncodedOptions
     from openflan.models.load import LanguageModel
+    from openflan.scoring.tree import TreeCheck, TreeScorer
 
 CHUNK_REQUESTS = 512
 """A killed run loses at most the work on these."""
@@ -292,8 +294,7 @@ def _engine(
     """Trees where they are right for this model and these requests; `stack` puts the model back as it was."""
     from openflan.scoring import tree
 
-    model = readout(lm.model, requests[0].prompt_ids + requests[0].option_ids[0][:-1])
-    check, scorer = tree.set_up_tree(lm, model)
+    model, check, scorer = _set_up(lm, requests[0].prompt_ids + requests[0].option_ids[0][:-1])
     reason, longest = check.reason, max(map(_longest, requests))
     if check.window is not None and longest > check.window:
         reason = f"{lm.name}: its sliding window of {check.window} tokens is shorter than a text of {longest}"
@@ -308,6 +309,23 @@ def _engine(
         return scorer.score(make_plan(chunk, pass_tokens=pass_tokens, kept_tokens=kept_tokens))
 
     return _Engine("trees", [tree.NAME, pass_tokens, kept_tokens, check.pruned], as_trees)
+
+
+def _set_up(lm: "LanguageModel", probe_ids: tuple[int, ...]) -> "tuple[Readout, TreeCheck, TreeScorer | None]":
+    """What was found out about a model the first time it was asked, on this device and in this precision."""
+    from openflan.scoring import tree
+
+    where = (lm.device, lm.dtype)
+    found = _FOUND.get(lm)
+    if found is None or found[0] != where:
+        model = readout(lm.model, probe_ids)
+        found = _FOUND[lm] = (where, model, *tree.set_up_tree(lm, model))
+    return found[1:]
+
+
+_FOUND: "weakref.WeakKeyDictionary[LanguageModel, tuple[Any, Readout, TreeCheck, TreeScorer | None]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _padded_engine(lm: "LanguageModel", model: Readout, batch_tokens: int | None, reason: str) -> _Engine:
