@@ -280,6 +280,28 @@ def test_a_settings_file_names_the_commit_that_froze_it_until_it_changes(tmp_pat
     assert re.fullmatch("[0-9a-f]{40}", before["commit"])
     file.write_text("a = 2\n")
     assert frozen(file)["commit"] is None and frozen(file)["sha256"] != before["sha256"]
+    beyond = tmp_path / "beyond.toml"
+    beyond.write_text('extends = "settings.toml"\n')
+    assert frozen(beyond)["extends"] == frozen(file)
+
+
+def test_settings_extend_others_table_by_table(tmp_path: Path) -> None:
+    file, further = tmp_path / "mine.toml", tmp_path / "further.toml"
+    file.write_text('extends = "world"\nseeds = [5]\n[recipe.tuning]\nsteps = 9\n[studies.shots]\nseeds = [6]\n')
+    further.write_text('extends = "mine.toml"\nshots = [2]\n')
+    world, found = load_settings("world"), load_settings(further)
+    assert (found.seeds, found.shots, found.recipe.tuning.steps) == ((5,), (2,), 9)
+    assert found.of_study("shots").seeds == (6,) and found.of_study("shots").splits == world.of_study("shots").splits
+    assert found.recipe.tuning.lr == world.recipe.tuning.lr and found.models == world.models
+    file.write_text('extends = "further.toml"\n')
+    with pytest.raises(ConfigError, match="comes back"):
+        load_settings(further)
+    file.write_text("extends = 3\n")
+    with pytest.raises(ConfigError, match="expected the name"):
+        load_settings(file)
+    file.write_text('extends = "wrld"\n')
+    with pytest.raises(ConfigError, match="world"):
+        load_settings(file)
 
 
 @pytest.mark.slow

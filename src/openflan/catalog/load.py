@@ -221,15 +221,27 @@ def validation_problems(
             yield Problem(place, item["msg"].removeprefix("Value error, ") + got)
 
 
-def load_toml(model: type[Model], file: Path, error: type[OpenflanError], *nested: type[BaseModel]) -> Model:
-    """Read one TOML file into a pydantic model, raising `error` with every problem found."""
+def read_toml(file: Path, error: type[OpenflanError]) -> dict[str, Any]:
+    """The table of one TOML file; raises `error` where there is none."""
     problems: list[Problem] = []
     if not file.is_file():
         raise error(Problem(str(file), "no such file"))
     table = _parse(file, problems)
-    if not problems:
-        try:
-            return model.model_validate(table)
-        except ValidationError as invalid:
-            problems.extend(validation_problems(invalid, str(file), known_keys(model, *nested)))
-    raise error(problems)
+    if problems:
+        raise error(problems)
+    return table
+
+
+def validated(
+    model: type[Model], table: Mapping[str, Any], where: str, error: type[OpenflanError], *nested: type[BaseModel]
+) -> Model:
+    """A table as a pydantic model, raising `error` with every problem found."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as invalid:
+        raise error(list(validation_problems(invalid, where, known_keys(model, *nested)))) from invalid
+
+
+def load_toml(model: type[Model], file: Path, error: type[OpenflanError], *nested: type[BaseModel]) -> Model:
+    """Read one TOML file into a pydantic model, raising `error` with every problem found."""
+    return validated(model, read_toml(file, error), str(file), error, *nested)

@@ -334,11 +334,15 @@ def made_facts(content: Content) -> list[tuple[str, str]]:
             f"{count(made['tokens'])} tokens, {made['flops']:.1e} FLOPs (6 x parameters x tokens), "
             f"{count(made['tuning_seconds'])} seconds of steps"
         )
-        if frozen := made["settings"]:
-            commit = frozen["commit"]
-            facts["Settings"] = f"{frozen['file']}, " + (
-                f"frozen in commit {commit}" if commit else f"SHA-256 {frozen['sha256']}"
-            )
+        if made["settings"]:
+            facts["Settings"] = _frozen(made["settings"])
         facts["Versions"] = ", ".join(f"{name} {number}" for name, number in made["environment"]["packages"].items())
     facts["Made by"] = made.get("command") or f"openflan study {content['study']}"
     return list(facts.items())
+
+
+def _frozen(settings: Mapping[str, Any]) -> str:
+    """A settings file and what it extends, with the commits that froze them."""
+    commit = settings["commit"]
+    said = f"{settings['file']}, " + (f"frozen in commit {commit}" if commit else f"SHA-256 {settings['sha256']}")
+    return f"{said}; extends {_frozen(settings['extends'])}" if "extends" in settings else said

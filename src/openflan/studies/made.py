@@ -15,6 +15,7 @@ from openflan import artifacts
 from openflan.ledger import Ledger
 from openflan.studies.recipe import Recipe
 from openflan.studies.run import environment
+from openflan.studies.settings import settings_files
 
 FLOPS_PER_PARAMETER = 6
 """Of a token in training, forward and backward (Kaplan et al. 2020, §2.1): attention is left out."""
@@ -68,11 +69,15 @@ def made(folders: Iterable[tuple[Recipe, Path]], settings_file: Path | None) -> 
 
 
 def frozen(file: Path) -> dict[str, Any]:
-    """A settings file's name, SHA-256, and the commit that last changed it where it lies unchanged in a checkout."""
+    """A settings file's name, SHA-256, and the commit that last changed it where it lies unchanged in a checkout.
+
+    `extends`: the same of the file whose values it begins from, if any.
+    """
     found: dict[str, Any] = {"file": file.name, "sha256": artifacts.file_sha256(file), "commit": None}
     if _git(file, "status", "--porcelain", "--", file.name) == "":
         found["commit"] = _git(file, "log", "-1", "--format=%H", "--", file.name) or None
-    return found
+    extended = settings_files(file)[1:]
+    return found | ({"extends": frozen(extended[0])} if extended else {})
 
 
 def _git(file: Path, *arguments: str) -> str | None:

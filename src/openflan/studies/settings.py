@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from openflan.catalog.load import known_keys, load_toml, validation_problems
+from openflan.catalog.load import known_keys, read_toml, validated, validation_problems
 from openflan.errors import ConfigError, nearest
 from openflan.evaluation.points import Replicate
 from openflan.studies.recipe import SECTIONS, Arm, Recipe, recipe_from, resolve
@@ -109,9 +109,34 @@ SETTINGS = Path(__file__).parent / "settings"
 """Settings that ship with the package."""
 
 
+EXTENDS = "extends"
+"""The key of a settings file that names another, whose values it begins from."""
+
+
 def load_settings(name: str | Path) -> StudySettings:
     """Settings from a file, or shipped ones by name; raises ConfigError listing every problem with its key."""
-    return load_toml(StudySettings, settings_file(name), ConfigError, Recipe, *SECTIONS)
+    file, *others = settings_files(name)
+    table = read_toml(file, ConfigError)
+    table.pop(EXTENDS, None)
+    for other in others:
+        under = read_toml(other, ConfigError)
+        under.pop(EXTENDS, None)
+        table = _over(under, table)
+    return validated(StudySettings, table, str(file), ConfigError, Recipe, *SECTIONS)
+
+
+def settings_files(name: str | Path) -> list[Path]:
+    """The file that `name` is or means, what it extends, what that extends; raises ConfigError."""
+    found = [settings_file(name)]
+    while (further := read_toml(found[-1], ConfigError).get(EXTENDS)) is not None:
+        if not isinstance(further, str):
+            raise ConfigError(f"{found[-1]}: {EXTENDS} = {further!r}: expected the name of shipped settings, or a file")
+        beside = found[-1].parent / further
+        other = beside if beside.is_file() else settings_file(further)
+        if other in found:
+            raise ConfigError(f"{found[-1]}: {EXTENDS} = {further!r} comes back to {other}")
+        found.append(other)
+    return found
 
 
 def settings_file(name: str | Path) -> Path:
@@ -122,6 +147,15 @@ def settings_file(name: str | Path) -> Path:
     if str(name) not in shipped:
         raise ConfigError(f"no settings file or shipped settings {str(name)!r} ({nearest(str(name), shipped)})")
     return shipped[str(name)]
+
+
+def _over(under: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of `table` in place of those `under` it, table by table."""
+    found = dict(under)
+    for key, value in table.items():
+        inner = found.get(key)
+        found[key] = _over(inner, value) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return found
 
 
 def resolve_settings(
