@@ -202,3 +202,12 @@ def test_a_dry_run_resolves_everything_and_writes_nothing(tmp_path: Path, monkey
     assert plan["split"]["held_out"] == ["sentiment"]
     assert plan["recipe"]["hold_out"] == ["sentiment"]
     assert not list(tmp_path.iterdir())
+
+
+def test_options_a_study_has_no_use_for_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, said = failing(capsys, monkeypatch, "study", "holdout", "--together", "nli", "--dry-run")
+    assert code == 2 and "use --hold-out" in said
+    code, said = failing(capsys, monkeypatch, "study", "scale", "--model", "world:tiny", "--dry-run")
+    assert code == 2 and "no --model" in said

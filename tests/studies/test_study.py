@@ -285,6 +285,42 @@ def test_a_settings_file_names_the_commit_that_froze_it_until_it_changes(tmp_pat
     assert frozen(beyond)["extends"] == frozen(file)
 
 
+def test_what_is_given_on_top_of_settings_reaches_the_study_it_is_for(tmp_path: Path, monkeypatch: Any) -> None:
+    settings, _ = resolve_settings("world", None, models=["world:tiny"], splits=[["commonsense"]])
+    assert settings.together == ("commonsense",) and settings.ladder == ()
+    settings, _ = resolve_settings("world", None, splits=[["commonsense"], ["nli"]], together=["nli"])
+    assert settings.together == ("nli",) and settings.ladder
+    file = tmp_path / "all.toml"
+    file.write_text('extends = "world"\nprompt_rows = [32, "all"]\n')
+    assert load_settings(file).prompt_rows == (32, None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "world").mkdir()  # no settings file, whatever it holds
+    assert load_settings("world").models
+
+
+def test_models_and_prompts_to_tune_are_counted_before_they_are_tuned() -> None:
+    systems = {
+        name: STUDIES[name].plan(load_settings("world").of_study(name)).systems for name in ("holdout", "templates")
+    }
+    tasks = {task.name for one in systems["holdout"] for task in split_of(one.recipe).evaluated}
+    numbers = {name: len(set[str]().union(*(one.tuned for one in some))) for name, some in systems.items()}
+    assert numbers["holdout"] == 3 * 2 * 5 + 3 * len(tasks)
+    assert numbers["templates"] == sum(
+        len(split_of(one.recipe).evaluated) for one in systems["templates"] if one.recipe.sees_tasks
+    )
+
+
+@pytest.mark.parametrize("name", ["world", "quick"])
+def test_steps_in_proportion_keep_the_shape_of_the_schedule(name: str) -> None:
+    settings = load_settings(name)
+    whole = settings.recipe.tuning
+    for system in STUDIES["clusters"].plan(settings).systems:
+        tuning = system.recipe.tuning
+        assert tuning.warmup_steps / tuning.steps == pytest.approx(
+            whole.warmup_steps / whole.steps, abs=0.6 / tuning.steps
+        )
+
+
 def test_settings_extend_others_table_by_table(tmp_path: Path) -> None:
     file, further = tmp_path / "mine.toml", tmp_path / "further.toml"
     file.write_text('extends = "world"\nseeds = [5]\n[recipe.tuning]\nsteps = 9\n[studies.shots]\nseeds = [6]\n')

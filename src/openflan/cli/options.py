@@ -9,7 +9,8 @@ import typer
 from openflan.errors import ConfigError, Problem
 
 ANY_MODEL = (
-    "Hub id, folder, world:tiny|mini|small|base|base-1|base-2, or an endpoint: remote:MODEL@URL (docs/remote.md)."
+    "Hub id, folder, world:NAME (tiny, mini, small, base, large; docs/studies.md), or an endpoint: remote:MODEL@URL "
+    "(docs/remote.md)."
 )
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no talk.")]

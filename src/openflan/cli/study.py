@@ -10,6 +10,7 @@ import typer
 
 from openflan.cli import options
 from openflan.cli.console import emit_json, err, out, shown_progress
+from openflan.errors import ConfigError, Problem
 
 app = typer.Typer(no_args_is_help=True, help="Studies of the paper, each one command, one page and one figure.")
 
@@ -174,6 +175,8 @@ def _figures(chosen: str) -> Callable[..., None]:
             world_seed=world_seed,
         )
         studies = possible(resolved) if chosen == ALL else [STUDIES[chosen]]
+        if together and all("together" not in study.grids for study in studies):
+            raise ConfigError(Problem("--together", f"{chosen} holds out split by split", "use --hold-out"))
         if dry_run:
             show_studies(studies, resolved, out_, json_=json_)
             return
@@ -213,20 +216,20 @@ for _name in (*FIGURES, ALL):
 
 
 def show_studies(studies: Sequence[Any], settings: Any, folder: Path, *, json_: bool) -> None:
-    """What studies would run: systems, tuned models, and how many are there already."""
+    """What studies would run: systems, models and soft prompts to tune, and how many systems are there already."""
     from openflan.studies.study import check_splits, is_done
 
     rows: list[dict[str, Any]] = []
-    known: set[str | None] = {None}
+    known: set[str] = set()
     planned = [(study, study.plan(settings.of_study(study.name)).systems) for study in studies]
     check_splits([system for _, systems in planned for system in systems])
     for study, systems in planned:
-        tuned = {system.model_key for system in systems} - {None}
+        tuned = set[str]().union(*(system.tuned for system in systems))
         rows.append({
             "study": study.name,
             "figure": study.figure or "beyond",
             "systems": len(systems),
-            "tuned models": len(tuned),
+            "to tune": len(tuned),
             "first here": len(tuned - known),
             "done": sum(is_done(system, folder) for system in systems),
         })  # fmt: skip

@@ -81,7 +81,8 @@ def tune(
     typer.echo(str(model_folder))
     if not quiet:
         command = ["openflan", "evaluate", "--model", str(model_folder), "--hold-out", ",".join(resolved.hold_out)]
-        command += [word for name in resolved.catalogs if name != "flan" for word in ("--catalog", name)]
+        named = [word for name in resolved.catalogs for word in ("--catalog", name)]
+        command += [] if resolved.catalogs == ("flan",) else named
         command += [] if resolved.data_root is None else ["--data-root", resolved.data_root]
         command += ["--world-seed", str(resolved.world_seed)] if resolved.world_seed else []
         err.print("evaluate it with:", shlex.join(command), markup=False, soft_wrap=True)

@@ -331,7 +331,7 @@ def made_facts(content: Content) -> list[tuple[str, str]]:
     if made:
         facts["Tuned in all"] = f"{count(made['models_tuned'])} models, {count(made['steps'])} steps"
         facts["Cost of tuning"] = (
-            f"{count(made['tokens'])} tokens, {made['flops']:.1e} FLOPs (6 x parameters x tokens), "
+            f"{count(made['tokens'])} tokens, {made['flops']:.1e} FLOPs (6 x parameters x tokens, 4 where they stay), "
             f"{count(made['tuning_seconds'])} seconds of steps"
         )
         if made["settings"]:

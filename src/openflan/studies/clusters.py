@@ -1,6 +1,7 @@
 """Figure 6: the number of clusters tuned on, in several orders; steps fixed, and steps that grow with the clusters."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from openflan.catalog.holdout import hold_out
 from openflan.catalog.load import load_catalog
@@ -29,12 +30,17 @@ def plan(settings: StudySettings) -> Plan:
         readings += _at(0, replicate, untuned) + readings_at(GROWING, 0, replicate, untuned)
         for count in counts:
             # All of them is what other studies tune on too: named alike, it is tuned once.
-            chosen = {} if count == len(available) else {"train_clusters": sorted(order[:count])}
+            chosen: dict[str, Any] = {} if count == len(available) else {"train_clusters": sorted(order[:count])}
+            # The schedule keeps its shape: a run that ended while it warms up would tell of that as well.
+            share, tuning = count / len(available), settings.recipe.tuning
+            shortened = {
+                "steps": max(1, round(tuning.steps * share)),
+                "warmup_steps": round(tuning.warmup_steps * share),
+            }
             readings += _at(
                 count, replicate, System(settings.recipe_of(replicate, "tuned", settings.together, **chosen))
             )
-            steps = max(1, round(settings.recipe.tuning.steps * count / len(available)))
-            recipe = settings.recipe_of(replicate, "tuned", settings.together, **chosen, tuning={"steps": steps})
+            recipe = settings.recipe_of(replicate, "tuned", settings.together, **chosen, tuning=shortened)
             readings += readings_at(GROWING, count, replicate, System(recipe))
     means = {ALL: "mean of the held-out clusters", GROWING: "mean, steps in proportion to the clusters"}
     compared = [Compared(series, series, against=0) for series in means] + [Compared(ALL, ALL, against=counts[0])]

@@ -13,12 +13,13 @@ from typing import Any
 
 from openflan import artifacts
 from openflan.ledger import Ledger
-from openflan.studies.recipe import Recipe
 from openflan.studies.run import environment
 from openflan.studies.settings import settings_files
+from openflan.tuning.settings import Method
 
-FLOPS_PER_PARAMETER = 6
-"""Of a token in training, forward and backward (Kaplan et al. 2020, §2.1): attention is left out."""
+FLOPS_PER_PARAMETER = {"full": 6, "lora": 4, "soft_prompt": 4}
+"""Of a token in training, forward and backward (Kaplan et al. 2020, §2.1): attention is left out. By method of tuning:
+weights that stay as they are need no gradient of their own."""
 
 
 def rows_lost(ledgers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -37,8 +38,8 @@ def rows_lost(ledgers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def made(folders: Iterable[tuple[Recipe, Path]], settings_file: Path | None) -> dict[str, Any]:
-    """Cost of all that was tuned in `folders` (with the recipe it was tuned by), the settings' commit, and versions.
+def made(folders: Iterable[tuple[str, Method, Path]], settings_file: Path | None) -> dict[str, Any]:
+    """Cost of all that was tuned in `folders` (base model, method, folder), the settings' commit, and versions.
 
     FLOPs are `FLOPS_PER_PARAMETER` times parameters times tokens; seconds are of the steps, summed over processes.
     """
@@ -49,13 +50,13 @@ def made(folders: Iterable[tuple[Recipe, Path]], settings_file: Path | None) -> 
         return model_shape(model).parameters
 
     tuned = steps = tokens = flops = seconds = 0
-    for recipe, folder in folders:
+    for model, method, folder in folders:
         for log in sorted(folder.rglob("steps.jsonl")):
             lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
             tuned, steps = tuned + 1, steps + len(lines)
             passed = sum(line["tokens"] for line in lines)
             tokens += passed
-            flops += FLOPS_PER_PARAMETER * size(recipe.model) * passed
+            flops += FLOPS_PER_PARAMETER[method] * size(model) * passed
             seconds += sum(line["timing"]["seconds"] for line in lines)
     return {
         "models_tuned": tuned,

@@ -281,14 +281,14 @@ def resolve(
         file = Path(recipe)
         # recipes/NAME.toml is a shipped one's path in the documentation; no such folder need be here.
         shipped = file.suffix != ".toml" or file.parent == Path("recipes")
-        found = shipped_recipe(file.name.removesuffix(".toml")) if shipped and not file.exists() else file
+        found = shipped_recipe(file.name.removesuffix(".toml")) if shipped and not file.is_file() else file
         load_recipe(found)
         # As the file has it, without defaults: a method given on top brings its own learning rate.
         table = tomllib.loads(found.read_text(encoding="utf-8"))
     table |= {key: value for key, value in top.items() if value not in (None, [])}
     for name, values in (sections or {}).items():
         if given := _without_nulls(dict(values)):
-            table[name] = _over(table.get(name, {}), given)
+            table[name] = laid_over(table.get(name, {}), given)
     if missing := [f"--{key.replace('_', '-')}" for key in needs if not table.get(key)]:
         raise ConfigError(f"give a recipe, or {' and '.join(missing)}")
     table = {"model": "", "hold_out": [], **table}
@@ -315,7 +315,9 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _over(below: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def laid_over(below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A table with the keys given put in, those of inner tables one by one."""
-    both = {key: _over(below[key], value) for key, value in given.items() if isinstance(value, dict) and key in below}
+    both = {
+        key: laid_over(below[key], value) for key, value in given.items() if isinstance(value, dict) and key in below
+    }
     return {**below, **given, **both}

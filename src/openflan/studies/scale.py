@@ -17,7 +17,7 @@ def plan(settings: StudySettings) -> Plan:
     from openflan.models.shape import model_shape
 
     if not settings.ladder:
-        raise ConfigError("the study `scale` needs a ladder of models: `ladder` in a settings file")
+        raise ConfigError("the study `scale` needs a ladder of models: `ladder` in a settings file, and no --model")
     readings: list[Reading] = []
     rungs = {model_shape(rung[0]).parameters: rung for rung in settings.ladder}
     if len(rungs) < len(settings.ladder):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from openflan.catalog.load import known_keys, read_toml, validated, validation_problems
 from openflan.errors import ConfigError, nearest
 from openflan.evaluation.points import Replicate
-from openflan.studies.recipe import SECTIONS, Arm, Recipe, recipe_from, resolve
+from openflan.studies.recipe import SECTIONS, Arm, Recipe, laid_over, recipe_from, resolve
 
 WORLD_PREFIX = "world:"
 
@@ -45,7 +45,7 @@ class StudySettings(BaseModel):
     shots: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 3)
     """`shots`: exemplars in front."""
     prompt_rows: Annotated[tuple[Positive | None, ...], Field(min_length=1)] = (32, None)
-    """`prompt_tuning`: rows that a soft prompt is learned on; null takes all."""
+    """`prompt_tuning`: rows that a soft prompt is learned on; None, in files "all", takes all."""
     tasks_per_cluster: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
     """`breadth`"""
     templates_per_task: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 10)
@@ -60,6 +60,11 @@ class StudySettings(BaseModel):
         if twice := sorted({cluster for cluster in named if named.count(cluster) > 1}):
             raise ValueError(f"{', '.join(twice)}: in two splits; a cluster is held out by one")
         return splits
+
+    @field_validator("prompt_rows", mode="before")
+    @classmethod
+    def _all_rows(cls, given: Any) -> Any:
+        return [None if rows == "all" else rows for rows in given] if isinstance(given, list | tuple) else given
 
     @field_validator("studies")
     @classmethod
@@ -121,7 +126,7 @@ def load_settings(name: str | Path) -> StudySettings:
     for other in others:
         under = read_toml(other, ConfigError)
         under.pop(EXTENDS, None)
-        table = _over(under, table)
+        table = laid_over(under, table)
     return validated(StudySettings, table, str(file), ConfigError, Recipe, *SECTIONS)
 
 
@@ -141,21 +146,12 @@ def settings_files(name: str | Path) -> list[Path]:
 
 def settings_file(name: str | Path) -> Path:
     """The file, or the one that ships by that name; raises ConfigError."""
-    if Path(name).exists():
+    if Path(name).is_file():
         return Path(name)
     shipped = {path.stem: path for path in SETTINGS.glob("*.toml")}
     if str(name) not in shipped:
         raise ConfigError(f"no settings file or shipped settings {str(name)!r} ({nearest(str(name), shipped)})")
     return shipped[str(name)]
-
-
-def _over(under: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of `table` in place of those `under` it, table by table."""
-    found = dict(under)
-    for key, value in table.items():
-        inner = found.get(key)
-        found[key] = _over(inner, value) if isinstance(value, dict) and isinstance(inner, dict) else value
-    return found
 
 
 def resolve_settings(
@@ -172,7 +168,8 @@ def resolve_settings(
     """The settings a command line means: a file's (the micro-world's, by default) with what was given on top; the file.
 
     With `recipe`, or with models that are not the micro-world's, the systems share that recipe (or the defaults) in
-    place of the settings'; `splits` are then needed. Values of None and empty ones were not given.
+    place of the settings'; `splits` are then needed. What is held out at once is all of the splits where it is not
+    said. Models given are of one size: they leave no ladder. Values of None and empty ones were not given.
 
     Raises ConfigError for what is wrong or missing.
     """
@@ -185,16 +182,15 @@ def resolve_settings(
         plain: dict[str, Any] = {
             "recipe": base.model_dump(mode="json"),
             "models": [base.model],
-            "splits": [list(split) for split in splits],
-            "together": list(dict.fromkeys(cluster for split in splits for cluster in split)),
         }
     else:
         plain = load_settings(file).model_dump(mode="json")
         if recipe is not None:
             plain["recipe"] = resolve(recipe, needs=()).model_dump(mode="json")
-    lists = {"models": models, "splits": [list(split) for split in splits], "together": together, "seeds": seeds}
+    at_once = together or list(dict.fromkeys(cluster for split in splits for cluster in split))
+    lists = {"models": models, "splits": [list(split) for split in splits], "together": at_once, "seeds": seeds}
     given = {key: list(value) for key, value in lists.items() if value}
-    plain |= given
+    plain |= given | ({"ladder": []} if models else {})
     own = plain.get("studies", {})
     plain["studies"] = {name: {key: own[name][key] for key in own[name] if key not in given} for name in own}
     plain["recipe"] |= {key: value for key, value in top.items() if value not in (None, [])}

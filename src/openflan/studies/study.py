@@ -32,6 +32,7 @@ from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe
 from openflan.studies.rows import seen_templates, split_of
 from openflan.studies.run import close_ledger, open_run, rows_of, run_arm
 from openflan.studies.settings import StudyName, StudySettings
+from openflan.tuning.settings import Method
 
 Place = str | float
 """A point's place on the horizontal axis: a name, or a number."""
@@ -78,6 +79,12 @@ class System:
             return None
         content = self.recipe.content()
         return artifacts.fingerprint([tuning, {key: value for key, value in content.items() if key not in OF_ASKING}])
+
+    @property
+    def tuned(self) -> set[str]:
+        """Names of all that is tuned for it: a model, and for arms that see their task one more for each task."""
+        seen = split_of(self.recipe).evaluated if self.recipe.sees_tasks else ()
+        return {key for key in (self.model_key,) if key} | {f"{self.fingerprint}/{task.name}" for task in seen}
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +255,16 @@ def model_folder(system: System, out: Path) -> Path | None:
     return None if system.model_key is None else out / "models" / system.model_key[:16]
 
 
-def _tuned_in(systems: Sequence[System], out: Path) -> list[tuple[Recipe, Path]]:
-    """Where something was tuned, each folder once, with a recipe of it."""
-    folders = {folder: system.recipe for system in systems if (folder := model_folder(system, out)) is not None}
-    return [(recipe, folder) for folder, recipe in folders.items()] + [
-        (system.recipe, run_folder(system, out)) for system in systems if system.recipe.sees_tasks
-    ]
+def _tuned_in(systems: Sequence[System], out: Path) -> list[tuple[str, Method, Path]]:
+    """Base model, method and folder of all that was tuned, each folder once."""
+    found: dict[Path, tuple[str, Method]] = {}
+    for system in systems:
+        recipe = system.recipe
+        if (folder := model_folder(system, out)) is not None:
+            found[folder] = recipe.model, recipe.tuning.method
+        if recipe.sees_tasks:
+            found[run_folder(system, out)] = recipe.model, recipe.tuning_of(system.arm).method
+    return [(*how, folder) for folder, how in found.items()]
 
 
 def samples_file(system: System, out: Path) -> Path:

@@ -26,6 +26,8 @@ WITHOUT_EFFECT = {
 USUAL_LR = {"lora": 2e-4, "soft_prompt": 0.3}
 """Source: Dettmers et al. 2023 (QLoRA, up to 13B) and Lester et al. 2021."""
 
+Method = Literal["full", "lora", "soft_prompt"]
+
 
 class TuningSettings(BaseModel):
     """How a model is tuned. Source: Wei et al. 2022 §2.4 for steps, tokens per step, optimizer and learning rate."""
@@ -62,7 +64,7 @@ class TuningSettings(BaseModel):
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of the forward and backward pass; weights and optimizer keep the model's own. "auto" is bfloat16 where the device
     computes in it, else float32: emulated it takes several times as long."""
-    method: Literal["full", "lora", "soft_prompt"] = "full"
+    method: Method = "full"
     lora: LoraSettings = LoraSettings()
     soft_prompt_tokens: int = Field(default=10, ge=1)
     checkpoint_every: int = Field(default=100, ge=1)
