@@ -22,7 +22,8 @@ from openflan.tuning.tune import StepReport, tune
 from tests.tuning import ranks
 
 ROOT = Path(__file__).parents[2]
-
+PATIENCE_SECONDS = 300
+"""What waits longer waits for a process that is gone."""
 
 MEASURED = {"example": [0, 2, 4, 6], "unpacked": [0, 3, 6]}
 """Steps with a dev loss."""
@@ -39,7 +40,16 @@ def environment() -> dict[str, str]:
 
 def torchrun(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *arguments]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # unlike a kill, this ends the processes that it started too
+            stdout, stderr = process.communicate()
+            pytest.fail(f"not through after {PATIENCE_SECONDS} seconds:\n{stderr}")
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def alone(root: Path, name: str, folder: Path, **options: Any) -> None:
@@ -149,6 +159,27 @@ def test_torchrun_tunes_by_the_command_line(tmp_path: Path) -> None:
     assert done.stderr.count("tune  2 of 2") == 1  # one process talks
     assert len(logged(tmp_path / "run")) == 2
     assert load_model(str(tmp_path / "run" / "model"), device="cpu").prompt_format is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_torchrun_tunes_then_the_first_process_scores_alone(tmp_path: Path, workers: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("""
+        model = "world:small-early"
+        catalogs = ["world"]
+        hold_out = ["nli"]
+        train_clusters = ["sentiment"]
+        arms = ["untuned", "tuned", "no_template"]
+        tuning = { steps = 2, tokens_per_step = 1024, row_length = 256 }
+        evaluation = { items = 2, dev_items = 2, resamples = 100 }
+    """)
+    run = tmp_path / "run"
+    done = torchrun("-m", "openflan", "run", str(recipe), "--out", str(run), "--workers", workers)
+    assert done.returncode == 0, done.stderr
+    assert (run / "DONE").is_file()
+    assert set(json.loads((run / "result.json").read_text())["arms"]) == {"untuned", "tuned", "no_template"}
+    assert len(logged(run)) == len(logged(run / "arms" / "no_template")) == 2
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def run(
     folder = out_ or Path("runs") / f"{'-'.join(resolved.hold_out)}-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
         if processes() > 1:
-            from openflan.tuning.distributed import joined
+            from openflan.tuning.distributed import go_on_alone, joined
 
             with joined() as world:
                 if world.first:
@@ -80,6 +80,7 @@ def run(
                 tune_arms(resolved, folder, resolved.arms, progress=progress)
             if not world.first:
                 return
+            go_on_alone()
         else:
             store_split(split_of(resolved), resolved, workers=options.cores(), progress=progress)
         run_many({folder: resolved}, workers=workers, progress=progress)

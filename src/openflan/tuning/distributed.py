@@ -31,6 +31,9 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=1)
 """How long processes wait while the first reads rows or writes a model. If it dies torchrun ends the others at once."""
 
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""How torchrun tells a process which of how many it is."""
+
 
 @dataclass(frozen=True, eq=False)
 class World:
@@ -135,6 +138,12 @@ def joined() -> Generator[World, None, None]:
         _world = ALONE
     # After an error the others may be in the middle of a reduction: leaving in good order would wait for them.
     dist.destroy_process_group()
+
+
+def go_on_alone() -> None:
+    """For the process that works on when the others have ended: `joined` would wait for them, in its children too."""
+    for name in TORCHRUN_VARIABLES:
+        os.environ.pop(name, None)
 
 
 @functools.cache
