@@ -77,6 +77,11 @@ def test_an_endpoint_is_asked_and_not_tuned_where_no_arms_are_named() -> None:
     assert "tuned" in resolve(None, model="m", hold_out=["nli"]).arms
 
 
+def test_an_arm_is_named_once() -> None:
+    with pytest.raises(ConfigError, match="arms: tuned: named twice"):
+        resolve("demo", arms=["tuned", "untuned", "tuned"])
+
+
 def test_every_key_of_a_recipe_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
     named = set(re.findall(r"[a-z_]+", page))

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,6 +135,13 @@ class Recipe(BaseModel):
     soft_prompt: SoftPromptSettings = SoftPromptSettings()
     remote: Mapping[str, RemoteSettings] = {}
     """The endpoints of arms `remote:NAME`, by NAME."""
+
+    @field_validator("arms")
+    @classmethod
+    def _each_once(cls, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        if twice := [arm for arm, count in Counter(arms).items() if count > 1]:
+            raise ValueError(f"{', '.join(twice)}: named twice")
+        return arms
 
     @model_validator(mode="after")
     def _arms_fit(self) -> "Recipe":
