@@ -1,4 +1,5 @@
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,20 @@ def test_what_is_unlimited_comes_back_from_toml(tmp_path: Path) -> None:
 def test_an_endpoint_is_asked_and_not_tuned_where_no_arms_are_named() -> None:
     assert resolve(None, model="remote:m@http://a/v1", hold_out=["nli"]).arms == ("untuned", "untuned_completion")
     assert "tuned" in resolve(None, model="m", hold_out=["nli"]).arms
+
+
+def test_seed_and_threads_stand_above_the_tables(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    head = 'model = "m"\nhold_out = ["nli"]\n'
+    file.write_text(head + "tuning = { seed = 7, threads = 2 }\n")
+    with pytest.raises(ConfigError, match="above the tables: `seed = 7` and `threads = 2`"):
+        load_recipe(file)
+    file.write_text(head + "seed = 7\nthreads = 2\n")
+    recipe = load_recipe(file)
+    assert (recipe.tuning_of("tuned").seed, recipe.threads) == (7, 2)
+    # As run folders had it.
+    assert recipe.changed(tuning={"seed": 0, "threads": None}).fingerprint == recipe.fingerprint
+    assert not {"seed", "threads"} & tomllib.loads(recipe.to_toml())["tuning"].keys()
 
 
 def test_an_arm_is_named_once() -> None:

@@ -65,6 +65,9 @@ TUNED_WITH: dict[Arm, Wording] = {
 UNTUNED: tuple[Arm, ...] = ("untuned", "untuned_completion")
 """What an endpoint is asked where no arms are named."""
 
+_OF_THE_RUN = ("seed", "threads")
+"""Settings of tuning that a recipe has for the whole run, and not in [tuning]."""
+
 MODEL_OF: dict[Arm, Arm] = {"few_shot": "tuned", "soft_prompt": "tuned"}
 """Arms that ask another arm's model, or put a soft prompt in front of it."""
 
@@ -135,6 +138,16 @@ class Recipe(BaseModel):
     soft_prompt: SoftPromptSettings = SoftPromptSettings()
     remote: Mapping[str, RemoteSettings] = {}
     """The endpoints of arms `remote:NAME`, by NAME."""
+
+    @field_validator("tuning")
+    @classmethod
+    def _seed_and_threads_are_the_runs(cls, tuning: TuningSettings) -> TuningSettings:
+        # Not where they are at their defaults: run folders made before have `seed = 0` there.
+        set_here = [name for name in _OF_THE_RUN if getattr(tuning, name) != getattr(TuningSettings(), name)]
+        if set_here:
+            above = " and ".join(f"`{name} = {getattr(tuning, name)}`" for name in set_here)
+            raise ValueError(f"{' and '.join(set_here)} of the whole run, tuning too, stand above the tables: {above}")
+        return tuning
 
     @field_validator("arms")
     @classmethod
@@ -226,6 +239,8 @@ class Recipe(BaseModel):
         table = self.model_dump(mode="json", exclude=left_out)
         # TOML has no null, and without these keys their defaults would be read back.
         table["evaluation"]["items"] = self.evaluation.items or "all"
+        for name in _OF_THE_RUN:
+            del table["tuning"][name]
         table["tuning"]["clip_norm"] = self.tuning.clip_norm or "none"
         return tomli_w.dumps(_without_nulls(table))
 
