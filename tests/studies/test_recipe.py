@@ -92,6 +92,24 @@ def test_seed_and_threads_stand_above_the_tables(tmp_path: Path) -> None:
     assert not {"seed", "threads"} & tomllib.loads(recipe.to_toml())["tuning"].keys()
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("tuning.clip_norm", 'or "none", which clips nothing, got inf'),
+        ("mixture.temperature", "1e9 mixes all tasks alike, got inf"),
+        ("tuning.lr", "finite number, got inf"),
+        ("supervised.lr", "finite number, got inf"),
+        ("soft_prompt.weight_decay", "finite number, got inf"),
+    ],
+)
+def test_infinity_is_refused_with_what_to_write_in_its_place(key: str, said: str, tmp_path: Path) -> None:
+    section, name = key.split(".")
+    file = tmp_path / "recipe.toml"
+    file.write_text(f'model = "m"\nhold_out = ["nli"]\n{section} = {{ {name} = inf }}\n')
+    with pytest.raises(ConfigError, match=f"{re.escape(key)}: .*{re.escape(said)}"):
+        load_recipe(file)
+
+
 def test_an_arm_is_named_once() -> None:
     with pytest.raises(ConfigError, match="arms: tuned: named twice"):
         resolve("demo", arms=["tuned", "untuned", "tuned"])

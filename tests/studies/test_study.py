@@ -131,6 +131,8 @@ def test_settings_name_every_problem() -> None:
         load_settings("wrld")
     with pytest.raises(ConfigError, match="--hold-out"):
         resolve_settings(None, None, models=["some/model"])
+    with pytest.raises(ConfigError, match=r"studies\.clusters: counts: .*at least 1 item"):
+        toy(studies={"clusters": {"counts": []}}).of_study("clusters")
     assert [one.name for one in possible(toy(ladder=[]))] == [name for name in STUDIES if name != "scale"]
 
 

@@ -1,5 +1,6 @@
 """The paper's values, and what a setting may be."""
 
+import math
 import subprocess
 import sys
 
@@ -21,7 +22,20 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert [constant.lr_at(step) for step in (0, 3, 4, 9)] == [0.25, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0}, {"steps": 0}, {"optimiser": "adamw"}, {"method": "qlora"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": 0},
+        {"lr": math.inf},
+        {"weight_decay": math.inf},
+        {"betas": [1.5, 2.0]},
+        {"betas": [0.9, 1.0]},
+        {"lora": {"alpha": math.inf}},
+        {"steps": 0},
+        {"optimiser": "adamw"},
+        {"method": "qlora"},
+    ],
+)
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TuningSettings.model_validate(wrong)

@@ -34,7 +34,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class MixtureSettings(BaseModel):
     """Examples-proportional mixing with caps (paper section 2.1; Raffel et al. 2020 for the temperature)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_examples: Annotated[int, Field(ge=1)] = 30_000
     """Rows of a task that are used at most."""
@@ -53,6 +53,13 @@ class MixtureSettings(BaseModel):
     shots: Mapping[Annotated[int, Field(ge=0)], Annotated[float, Field(gt=0)]] = {0: 1.0}
     """Share of the examples by the number of exemplars in front; {0: 0.5, 3: 0.5} mixes zero-shot and few-shot prompts
     as FLAN's successors do (Longpre et al. 2023). The paper tunes on zero-shot prompts only."""
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _finite(cls, temperature: Any) -> Any:
+        if temperature == math.inf:
+            raise ValueError("expected a finite number; 1e9 mixes all tasks alike")
+        return temperature
 
     @field_validator("shots")
     @classmethod

@@ -48,7 +48,7 @@ class Base(NamedTuple):
 class LoraSettings(BaseModel):
     """Which matrices get a low-rank update, and of what rank."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)

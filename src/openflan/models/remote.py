@@ -52,7 +52,7 @@ Positive = Annotated[float, Field(gt=0)]
 class RemoteSettings(BaseModel):
     """One endpoint and how it may be used; a recipe's `[remote.NAME]`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     url: str
     """Up to and with the version: "http://127.0.0.1:8000/v1"."""

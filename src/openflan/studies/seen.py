@@ -20,7 +20,7 @@ from openflan.tuning.settings import TuningSettings
 class SupervisedSettings(BaseModel):
     """How the models of `supervised` are tuned; null takes the value of [tuning]."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: Annotated[int, Field(ge=1)] | None = None
     tokens_per_step: Annotated[int, Field(ge=1)] | None = None
@@ -40,7 +40,7 @@ class SoftPromptSettings(BaseModel):
     Source: Wei et al. 2022 §4.5 for the length and weight decay; for the rest, as they do, Lester et al. 2021.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_tokens: int = Field(default=10, ge=1)
     rows: Annotated[int, Field(ge=1)] | None = None

@@ -38,7 +38,7 @@ class StudySettings(BaseModel):
     """`holdout`, `shots`, `prompt_tuning`: what is held out, a model tuned for each."""
     together: Split
     """`clusters`, `scale`, `instructions`, `breadth`: the clusters that are held out at once."""
-    counts: tuple[Positive, ...] = (1, 2, 4, 7)
+    counts: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 7)
     """`clusters`: how many clusters are tuned on."""
     orders: Positive = 4
     """`clusters`: orders in which they are added."""

@@ -1,5 +1,6 @@
 """What decides how a model is tuned; the paper's values are the defaults. Imports neither torch nor transformers."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -9,6 +10,7 @@ from openflan.models.adapters import LoraSettings, Quantize
 ROW_LENGTH = 1024 + 256
 """Tokens of a packed row unless set: the paper's longest prompt and target together."""
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 TrackerName = Literal["tensorboard", "trackio", "wandb"]
 
 WITHOUT_EFFECT = {
@@ -32,7 +34,7 @@ Method = Literal["full", "lora", "soft_prompt"]
 class TuningSettings(BaseModel):
     """How a model is tuned. Source: Wei et al. 2022 §2.4 for steps, tokens per step, optimizer and learning rate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(default=30_000, ge=1)
     """Optimizer steps."""
@@ -52,7 +54,7 @@ class TuningSettings(BaseModel):
     """Where none is given, `USUAL_LR` has that of the other methods: the paper's would hardly move so few weights."""
     scale_parameter: bool = False
     """Adafactor's steps relative to each matrix's size. The paper does not say; here `lr` means what it says."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of matrices; vectors (norms, biases) are never decayed."""
@@ -88,6 +90,8 @@ class TuningSettings(BaseModel):
     @field_validator("clip_norm", mode="before")
     @classmethod
     def _none(cls, clip_norm: Any) -> Any:
+        if clip_norm == math.inf:
+            raise ValueError('expected a finite number, or "none", which clips nothing')
         return None if clip_norm == "none" else clip_norm
 
     @model_validator(mode="before")
