@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import Task
-from openflan.errors import SourceError
+from openflan.errors import ConfigError, SourceError
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture, MixtureSettings, TaskRows, rates, tuning_tasks, tuning_templates
 from openflan.rendering.render import ReadRow
@@ -39,6 +39,8 @@ def test_rates_are_the_papers() -> None:
     assert flat["a"] == pytest.approx(0.5)
     with pytest.raises(SourceError):
         rates({"a": 0}, MixtureSettings())
+    with pytest.raises(ConfigError, match=r"mixture\.temperature = 0\.01: too small"):
+        rates({"a": 10, "b": 3_000}, MixtureSettings(temperature=0.01))
 
 
 @settings(max_examples=30, deadline=None)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from openflan.artifacts import canonical_json, fingerprint
 from openflan.catalog.task import Task, Template
-from openflan.errors import ConfigError, SourceError
+from openflan.errors import ConfigError, Problem, SourceError
 from openflan.ledger import Ledger
 from openflan.rendering.example import Example
 from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
@@ -106,11 +106,15 @@ def rates(counts: Mapping[str, int], settings: MixtureSettings) -> dict[str, flo
     >>> rates({"a": 100, "b": 9000}, MixtureSettings())
     {'a': 0.03225806451612903, 'b': 0.967741935483871}
     """
-    weights = {
-        name: min(count, settings.max_examples, settings.rate_cap) ** (1 / settings.temperature)
-        for name, count in counts.items()
-    }
-    total = math.fsum(weights.values())
+    try:
+        weights = {
+            name: min(count, settings.max_examples, settings.rate_cap) ** (1 / settings.temperature)
+            for name, count in counts.items()
+        }
+        total = math.fsum(weights.values())
+    except OverflowError as error:
+        where = f"mixture.temperature = {settings.temperature:g}"
+        raise ConfigError(Problem(where, "too small: the rates of tasks with many rows exceed all floats")) from error
     if total <= 0:
         raise SourceError("no task of the mixture has a row to tune on")
     return {name: weight / total for name, weight in weights.items()}
