@@ -13,6 +13,7 @@ from openflan.studies.evaluate import evaluate_only
 from openflan.studies.locks import check_evaluated, keep_lock, model_identity
 from openflan.studies.recipe import Recipe
 from openflan.studies.rows import asked_under, read_split, split_of
+from openflan.studies.run import run
 from tests.catalog.toys import write_catalog
 
 
@@ -46,6 +47,19 @@ def test_an_evaluation_is_not_continued_with_other_rows_templates_or_weights(ask
             evaluate_only(asked, ["entails"], out)
         file.write_text(before)
     assert evaluate_only(asked, ["entails"], out) == first
+
+
+def test_a_finished_run_gives_no_answers_to_other_rows(asked: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(asked, out)
+    found = (out / "result.json").read_bytes()
+    rows = Path(str(asked.data_root)) / "entails" / "validation.jsonl"
+    before = rows.read_text()
+    rows.write_text(before.replace("entails validation", "entails then"))
+    with pytest.raises(RunError, match="rows_sha"):
+        run(asked, out)
+    rows.write_text(before)
+    assert run(asked, out) == first and (out / "result.json").read_bytes() == found
 
 
 def test_a_finished_folder_is_compared_without_reading_rows(asked: Recipe, tmp_path: Path) -> None:

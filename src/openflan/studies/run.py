@@ -38,10 +38,12 @@ PACKAGES = ("openflan", "torch", "transformers", "tokenizers", "datasets", "peft
 def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
     """One recipe, start to end: tune on the other clusters, score the held-out ones, compare.
 
-    `out` is a run folder (DESIGN section 9). A finished one returns at once; a half-done one of the same recipe goes on
-    where it stood and ends with the same bytes.
+    `out` is a run folder (DESIGN section 9). A half-done one of the same recipe goes on where it stood and ends with
+    the same bytes. In a finished one nothing is tuned or asked again, but rows are read and the model is looked at, to
+    see that the stored answers are about them; what they come to is computed and written once more.
 
-    Raises RunError if `out` belongs to another recipe, LeakageError if a held-out task would be trained on.
+    Raises RunError if `out` belongs to another recipe, or rows, templates or the model changed since it was begun;
+    LeakageError if a held-out task would be trained on.
     """
     can_ask(recipe, out)
     open_run(recipe, out)
