@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openflan.catalog.holdout import HeldOutSplit, hold_out
+from openflan.catalog.holdout import HeldOutSplit, check_base, hold_out
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Split, Task, Template
 from openflan.errors import Problem, SourceError
@@ -12,6 +12,7 @@ from openflan.evaluation.samples import SEEN_ARMS
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import TaskRows, tuning_tasks, tuning_templates
 from openflan.mixture.overlap import EvaluatedText, without_overlap
+from openflan.models.provenance import tuned_on
 from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
 from openflan.rendering.render import ReadRow
 from openflan.rendering.store import StoreJob, build_stores, read_store
@@ -46,6 +47,17 @@ class SplitRows:
 def split_of(recipe: Recipe) -> HeldOutSplit:
     """The recipe's catalogs, split by what it holds out; raises CatalogError and LeakageError as `hold_out` does."""
     return hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
+
+
+def refuse_tuned_base(recipe: Recipe) -> None:
+    """Raises LeakageError where the base model itself was tuned on what the recipe holds out, as far as is known.
+
+    Asked of the base alone: arms that see their task are tuned on it after this, and named so.
+    """
+    if all(recipe.endpoint_of(arm) is not None for arm in recipe.arms):
+        return
+    if past := tuned_on(recipe.model):
+        check_base(recipe.model, past.tasks, past.clusters, load_catalog(*recipe.catalogs), split_of(recipe))
 
 
 def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = silent) -> SplitRows:

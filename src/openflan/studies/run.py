@@ -28,7 +28,7 @@ from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import MODEL_OF, OWN_STYLE, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
 from openflan.studies.remote import answer_remotely
-from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
+from openflan.studies.rows import EVALUATED, SplitRows, read_split, refuse_tuned_base, split_of
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,11 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
     `out` is a run folder (DESIGN section 9). A finished one returns at once; a half-done one of the same recipe goes on
     where it stood and ends with the same bytes.
 
-    Raises RunError if `out` belongs to another recipe, LeakageError if a held-out task would be trained on.
+    Raises RunError if `out` belongs to another recipe, LeakageError if a held-out task would be trained on, or the base
+    model was.
     """
     can_ask(recipe, out)
+    refuse_tuned_base(recipe)
     open_run(recipe, out)
     split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
     rows = read_split(split, recipe, progress=progress)
@@ -64,6 +66,7 @@ def run_many(recipes: Mapping[Path, Recipe], *, workers: int, progress: Progress
         ]
         for out, recipe in recipes.items():
             can_ask(recipe, out)
+            refuse_tuned_base(recipe)
             open_run(recipe, out)
             lock(recipe, split_of(recipe), rows_of(recipe), out)
         in_processes(jobs, workers=workers, progress=progress)
@@ -266,7 +269,7 @@ def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progre
 def tune_arms(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progress = silent) -> None:
     """Only the tuning that some arms need, which all processes that torchrun started do together.
 
-    Raises ConfigError for weights in few bits between several processes.
+    Raises ConfigError for weights in few bits between several processes, LeakageError as `run` does.
     """
     from openflan.tuning.distributed import world
 
@@ -274,6 +277,7 @@ def tune_arms(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progr
         where = "tuning.lora.quantize"
         raise ConfigError(Problem(where, "weights in few bits cannot be sharded", "leave it out, or use one process"))
     can_ask(recipe, out)
+    refuse_tuned_base(recipe)
     split = split_of(recipe)
     with world().first_alone():
         open_run(recipe, out)

@@ -29,7 +29,7 @@ from openflan.studies.made import made, rows_lost
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe
-from openflan.studies.rows import seen_templates, split_of
+from openflan.studies.rows import refuse_tuned_base, seen_templates, split_of
 from openflan.studies.run import close_ledger, open_run, rows_of, run_arm
 from openflan.studies.settings import StudyName, StudySettings
 
@@ -205,10 +205,14 @@ def run_study(
 
 
 def check_splits(systems: Sequence[System]) -> None:
-    """Raises CatalogError with what is wrong with any split of the systems, and LeakageError as `hold_out` does."""
+    """Raises CatalogError with what is wrong with any split of the systems, and LeakageError as `hold_out` does.
+
+    The latter too where a base model was itself tuned on what a system holds out.
+    """
     catalog_of = cache(load_catalog)
     problems: dict[str, Problem] = {}
-    splits = {repr((r.catalogs, r.hold_out, r.hold_out_options)): r for r in (system.recipe for system in systems)}
+    recipes = [system.recipe for system in systems]
+    splits = {repr((r.catalogs, r.hold_out, r.hold_out_options)): r for r in recipes}
     for recipe in splits.values():
         try:
             hold_out(catalog_of(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
@@ -217,6 +221,9 @@ def check_splits(systems: Sequence[System]) -> None:
             problems |= {str(problem): problem for problem in told}
     if problems:
         raise CatalogError(list(problems.values()))
+    asked = {(repr((r.catalogs, r.hold_out, r.hold_out_options)), r.model, r.arms): r for r in recipes}
+    for recipe in asked.values():
+        refuse_tuned_base(recipe)
 
 
 def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress: Progress) -> None:
