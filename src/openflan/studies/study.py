@@ -24,7 +24,7 @@ from openflan.evaluation import statistics
 from openflan.evaluation.evaluate import ClusterDraws, cluster_draws
 from openflan.evaluation.points import Contrast, Point, Replicate, contrast, point
 from openflan.evaluation.samples import read_samples
-from openflan.studies.locks import check_evaluated, lock, model_identity
+from openflan.studies.locks import check_evaluated, check_same_rows, lock, model_identity
 from openflan.studies.made import made, rows_lost
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, silent
@@ -186,7 +186,7 @@ def run_study(
     """Run what is not there yet, and write OUT/<study>/study.json; gives its content.
 
     Equal settings give equal bytes. Beside it stands made.json: `command`, cost, versions, the commit of
-    `settings_file`. Raises what `check_splits` and `run_arm` raise.
+    `settings_file`. Raises what `check_splits`, `run_systems` and `run_arm` raise.
     """
     settings = settings.of_study(study.name)
     plan = study.plan(settings)
@@ -227,7 +227,12 @@ def check_splits(systems: Sequence[System]) -> None:
 
 
 def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress: Progress) -> None:
-    """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process."""
+    """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process.
+
+    Raises RunError where two of them are asked other rows of one task: as soon as the second one's are known.
+    """
+    folders = [run_folder(system, out) for system in systems]
+    check_same_rows(folders)
     groups: dict[str, list[System]] = {}
     identity_of = cache(model_identity)
     catalog_of = cache(load_catalog)
@@ -238,7 +243,7 @@ def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress:
             )
         else:
             groups.setdefault(system.model_key or system.name, []).append(system)
-    jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out)) for group in groups.values()]
+    jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out, folders)) for group in groups.values()]
     if workers > 1 and len(jobs) > 1:
         in_processes(jobs, workers=workers, progress=progress)
         return
@@ -272,12 +277,13 @@ def is_done(system: System, out: Path) -> bool:
     return (run_folder(system, out) / LEDGER).exists()
 
 
-def _run_group(systems: Sequence[System], out: Path, *, progress: Progress) -> None:
+def _run_group(systems: Sequence[System], out: Path, folders: Sequence[Path], *, progress: Progress) -> None:
     for system in systems:
         folder, recipe = run_folder(system, out), system.recipe
         open_run(recipe, folder)
         rows = rows_of(recipe)
         lock(recipe, split_of(recipe), rows, folder)
+        check_same_rows(folders)
         run_arm(system.arm, recipe, rows, folder, progress, home=model_folder(system, out))
         close_ledger(recipe, rows, folder)
 
