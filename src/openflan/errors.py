@@ -6,7 +6,7 @@ OpenflanError
   CatalogError    a task, template or cluster is wrong or unknown
   SourceError     rows cannot be read, or too many of them are unusable
   ConfigError     a recipe key is unknown, missing or out of range
-  LeakageError    a held-out task would be trained on
+  LeakageError    a held-out task would be trained on, or the base model was
   ModelError      a checkpoint cannot do what was asked
   RunError        a run folder is missing, unfinished or another recipe's
 """
@@ -51,7 +51,10 @@ class ConfigError(OpenflanError):
 
 
 class LeakageError(OpenflanError):
-    """A held-out task, or text it was made from, would enter tuning. No flag turns this off."""
+    """A held-out task, or text it was made from, would enter tuning, or the base model was tuned on it.
+
+    No flag turns this off.
+    """
 
 
 class ModelError(OpenflanError):

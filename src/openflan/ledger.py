@@ -1,7 +1,7 @@
 """Nothing is dropped in silence: every stage counts what it kept, dropped and shortened, with reasons."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,18 +45,33 @@ class Ledger:
         if len(rows) < EXAMPLES_KEPT:
             rows.append(row_id)
 
-    def check(self, stage: str, *, most_dropped: float = 0.05) -> None:
-        """Raise SourceError if any task lost more than `most_dropped` (a share, 0..1) of its rows in `stage`."""
+    def check(
+        self,
+        stage: str,
+        *,
+        most_dropped: float = 0.05,
+        lost: Callable[[str, str], bool] = lambda task, reason: True,
+        into: str | None = None,
+    ) -> None:
+        """Raise SourceError if any task lost more than `most_dropped` (a share, 0..1) of its rows in `stage`.
+
+        lost: whether a task's rows dropped for a reason are lost; others were meant to be dropped. into: the stage that
+        rows kept went on to, where `stage` does not count them itself.
+        """
         problems: list[Problem] = []
         for task in sorted({task for name, task, _ in self.dropped if name == stage}):
             reasons = {reason: count for (name, t, reason), count in self.dropped.items() if (name, t) == (stage, task)}
-            lost, total = sum(reasons.values()), sum(reasons.values()) + self.kept[stage, task]
-            if lost > most_dropped * total:
+            total = sum(reasons.values()) + self.kept[stage, task]
+            if into is not None:
+                total += self.kept[into, task]
+                total += sum(count for (name, t, _), count in self.dropped.items() if (name, t) == (into, task))
+            counted = {reason: count for reason, count in reasons.items() if lost(task, reason)}
+            if sum(counted.values()) > most_dropped * total:
                 said = "; ".join(
                     f"{count} {reason} (e.g. {', '.join(self.examples[stage, task, reason])})"
-                    for reason, count in sorted(reasons.items())
+                    for reason, count in sorted(counted.items())
                 )
-                problems.append(Problem(task, f"{lost} of {total} rows dropped in {stage}: {said}"))
+                problems.append(Problem(task, f"{sum(counted.values())} of {total} rows dropped in {stage}: {said}"))
         if problems:
             raise SourceError(problems)
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from openflan.catalog.holdout import HeldOutSplit, hold_out, lineage
+from openflan.catalog.holdout import HeldOutSplit, check_base, hold_out, lineage
 from openflan.catalog.load import Catalog, load_catalog
 from openflan.errors import CatalogError, LeakageError
 from tests.catalog.toys import write_catalog
@@ -52,6 +52,20 @@ def test_a_split_that_leaks_cannot_be_built(catalog: Catalog) -> None:
         HeldOutSplit((task("passage"),), (task("entails"),), ("nli",), ("paraphrase",), (), "strict", lineage(catalog))
     with pytest.raises(LeakageError, match="is held out or barred"):
         hold_out(catalog, ["nli"], train_clusters=["paraphrase", "sentiment"])
+
+
+def test_a_base_model_that_was_tuned_on_what_is_held_out_is_refused(catalog: Catalog) -> None:
+    split = hold_out(catalog, ["nli"])
+    with pytest.raises(LeakageError) as raised:
+        check_base("some/model", ["entails", "same", "passage", "feeling", "story"], ["sentiment"], catalog, split)
+    told = {problem.where: problem.what for problem in raised.value.problems}
+    assert list(told) == ["base model some/model", "task entails", "task passage", "task same"]
+    assert told["task entails"] == "is evaluated" and told["task same"] == "is in paraphrase"
+    assert told["task passage"].startswith("shares source text with entails: passage from encyclopedia")
+    check_base("some/model", ["feeling", "story", "of_another_catalog"], ["sentiment"], catalog, split)
+    with pytest.raises(LeakageError, match="cluster paraphrase: is held out or barred"):
+        check_base("some/model", ["of_another_catalog"], ["paraphrase"], catalog, split)
+    check_base("some/model", ["passage"], [], catalog, hold_out(catalog, ["nli"], rule="paper"))
 
 
 def test_lineage_is_closed_over_the_catalog(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from openflan.artifacts import write_json
 from openflan.catalog.load import load_catalog
 from openflan.cli.app import app
 from openflan.models.load import find_model
-from openflan.studies.evaluate import tuned_on
+from openflan.studies.evaluate import seen_by
 from tests.catalog.toys import write_catalog
 
 
@@ -29,12 +30,23 @@ def test_evaluations_of_other_tasks_have_other_folders(tmp_path: Path, monkeypat
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
-def test_tasks_that_the_model_was_tuned_on_are_known(tmp_path: Path) -> None:
+def test_tasks_that_the_model_was_tuned_on_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a folder that does not tell itself, by the files of the run or study it lies in."""
     seen, unseen = load_catalog(write_catalog(tmp_path / "tasks", ("seen", "nli"), ("unseen", "nli"))).tasks.values()
-    (tmp_path / "split.json").write_text(json.dumps({"train": ["seen", "other"]}))
-    assert tuned_on("world:tiny", [seen]) == tuned_on(str(tmp_path / "model"), [unseen]) == []
-    for model in (tmp_path / "model", tmp_path / "arms" / "no_template" / "model"):
-        assert tuned_on(str(model), [seen, unseen]) == ["seen"]
+    write_json(tmp_path / "split.json", {"train": ["seen", "other"]})
+    write_json(tmp_path / "seen.lock", {"tasks": {"unseen": {}}})
+    write_json(tmp_path / "study" / "models" / "key" / "mixture.lock", {"tasks": {"seen": {}}})
+    assert seen_by("world:tiny", [seen]) == seen_by(str(tmp_path / "model"), [unseen]) == []
+    told = {"model": "seen", "arms/no_template/model": "seen", "study/models/key/model": "seen"}
+    for model, task in (told | {"arms/supervised/unseen/model": "unseen"}).items():
+        assert seen_by(str(tmp_path / model), [seen, unseen]) == []  # no such model
+        (tmp_path / model).mkdir(parents=True)
+        assert seen_by(str(tmp_path / model), [seen, unseen]) == [task]
+    monkeypatch.chdir(tmp_path / "model")
+    assert seen_by(".", [seen, unseen]) == ["seen"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(tmp_path / "model")
+    assert seen_by(str(tmp_path / "elsewhere" / "link"), [seen]) == ["seen"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A model by name, and back to a folder that plain transformers reads."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from openflan.models.load import (
     save_model,
     write_prompt_format,
 )
+from openflan.models.provenance import TunedOn, tuned_on
 from tests.models.tiny import saved
 
 
@@ -95,6 +97,22 @@ def test_unknown_dtype_and_damaged_format_are_errors(tmp_path: Path) -> None:
     (tmp_path / "model" / FORMAT_FILE).write_text(json.dumps({"prompt_format": {"separater": ""}}))
     with pytest.raises(ModelError, match="separater"):
         load_model(str(tmp_path / "model"))
+
+
+def test_what_a_model_was_tuned_on_is_saved_with_it(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base")
+    assert lm.tuned_on == tuned_on(lm.name) == TunedOn()
+    past = TunedOn(("a", "b"), ("nli",))
+    save_model(dataclasses.replace(lm, tuned_on=past), tmp_path / "tuned", PromptFormat())
+    assert load_model(str(tmp_path / "tuned")).tuned_on == tuned_on(str(tmp_path / "tuned")) == past
+    save_model(lm, tmp_path / "again", None)
+    assert folder_identity(tmp_path / "tuned") == folder_identity(tmp_path / "again")
+    save_model(dataclasses.replace(lm, tuned_on=past), tmp_path / "formless", None)
+    again = load_model(str(tmp_path / "formless"))
+    assert (again.prompt_format, again.tuned_on) == (None, past)
+    (tmp_path / "tuned" / FORMAT_FILE).write_text(json.dumps({"tuned_on": ["a"]}))
+    with pytest.raises(ModelError, match="does not tell what the model was tuned on"):
+        tuned_on(str(tmp_path / "tuned"))
 
 
 def test_a_real_model_loads(stories: str) -> None:

@@ -149,6 +149,42 @@ def test_specimens_that_are_meant_to_be_dropped_are_no_fault(tmp_path: Path) -> 
     assert check.read_from == "rows" and any("column premise is null" in problem.what for problem in check.problems)
 
 
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([0, 1, -1], []),  # a step is there to drop some
+        ([-1, -1], ["no test row is left (2 no gold label)"]),
+        ([0, 1, "?"], ["1 test rows: keep_labelled: TypeError: '>=' not supported"]),
+        (["?"], ["1 test rows: keep_labelled: TypeError", "no test row is left (1 keep_labelled: TypeError"]),
+        ([], ["there is no test row"]),
+    ],
+)
+def test_rows_that_are_lost_in_a_prepare_step_are_told(tmp_path: Path, labels: list[object], told: list[str]) -> None:
+    folder = write_catalog(tmp_path / "catalog", ("toy", "nli"))
+    file = folder / "toy.toml"
+    file.write_text(file.read_text().replace("[columns]", 'prepare = ["keep_labelled"]\n[columns]'))
+    write_text(tmp_path / "toy" / "train.jsonl", "".join(json.dumps(row.fields) + "\n" for row in ROWS))
+    lines = [json.dumps({**ROW.fields, "premise": f"It is {i}.", "label": label}) for i, label in enumerate(labels)]
+    write_text(tmp_path / "toy" / "validation.jsonl", "".join(f"{line}\n" for line in lines))
+    (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=tmp_path), limit=9)
+    line = 1 + file.read_text().splitlines().index('prepare = ["keep_labelled"]')
+    assert len(check.problems) == len(told), check.problems
+    for problem, words in zip(check.problems, told, strict=True):
+        assert words in str(problem) and problem.where == f"{file}:{line}"
+
+
+def test_specimens_that_a_prepare_step_cannot_read_are_told(tmp_path: Path) -> None:
+    folder = write_catalog(tmp_path, ("toy", "nli"))
+    file = folder / "toy.toml"
+    file.write_text(file.read_text().replace("[columns]", 'prepare = ["keep_labelled"]\n[columns]'))
+    refused, unread = ({**ROW.fields, "label": label} for label in (-1, "?"))
+    rows = "".join(json.dumps(row) + "\n" for row in (ROW.fields, refused, unread))
+    write_text(folder / "specimens" / "toy.jsonl", rows)
+    (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=tmp_path / "none"), limit=9)
+    assert check.read_from == "specimens" and len(check.problems) == 1
+    assert "1 specimens: keep_labelled: TypeError" in check.problems[0].what
+
+
 def test_the_shipped_catalog_is_clean_without_rows(tmp_path: Path) -> None:
     catalog = load_catalog("flan")
     nowhere = {name: task.model_copy(update={"source": task.source.model_copy(update={"hub": None, "obtain": "-"})})

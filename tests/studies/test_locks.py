@@ -1,5 +1,6 @@
 """What a folder's numbers depend on is compared before it goes on."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,11 +10,15 @@ import pytest
 from openflan.artifacts import read_json
 from openflan.errors import RunError
 from openflan.models.identity import WORLD_FOLDER
+from openflan.studies import run as run_module
+from openflan.studies.all_studies import STUDIES
 from openflan.studies.evaluate import evaluate_only
 from openflan.studies.locks import check_evaluated, keep_lock, model_identity
 from openflan.studies.recipe import Recipe
 from openflan.studies.rows import asked_under, read_split, split_of
 from openflan.studies.run import run
+from openflan.studies.settings import StudySettings
+from openflan.studies.study import Compared, Plan, Reading, Study, System, run_folder, run_study, samples_file
 from tests.catalog.toys import write_catalog
 
 
@@ -72,6 +77,34 @@ def test_a_finished_folder_is_compared_without_reading_rows(asked: Recipe, tmp_p
     other = {name: task.model_copy(update={"metrics": ("f1",)}) for name, task in tasks.items()}
     with pytest.raises(RunError, match=r"tasks\.entails"):
         check_evaluated(other, model_identity(asked.model), tmp_path / "out")
+
+
+def test_a_study_does_not_pair_answers_to_other_rows_under_one_row_id(recipe: Recipe, tmp_path: Path) -> None:
+    plain = {"recipe": recipe.changed(evaluation={"items": 4, "dev_items": 2}).model_dump(mode="json")}
+    plain |= {"models": ["world:tiny"], "splits": [["nli"]], "together": ["nli"], "resamples": 200}
+    settings, out = StudySettings.model_validate(plain), tmp_path / "studies"
+
+    def of_arms(*arms: str) -> tuple[Study, list[System]]:
+        systems = [System(settings.recipe_of(settings.replicates[0], arm, ("nli",))) for arm in arms]
+        readings = [Reading(one.arm, "nli", settings.replicates[0], "nli", one) for one in systems]
+        plan = Plan(dict(zip(arms, arms, strict=True)), readings, [Compared(arms[-1], arms[0])])
+        return dataclasses.replace(STUDIES["holdout"], plan=lambda settings: plan), systems
+
+    first, _ = of_arms("untuned")
+    both, systems = of_arms("untuned", "untuned_completion")
+    run_study(first, settings, out)
+    rows = Path(str(recipe.data_root)) / "entails" / "validation.jsonl"
+    before = rows.read_text()
+    rows.write_text(before.replace("entails validation", "entails then"))
+    run_module._read.clear()  # as in another process
+    for _ in range(2):  # the second time before anything is read
+        with pytest.raises(RunError, match="entails, test rows") as raised:
+            run_study(both, settings, out)
+        assert all(one.name in str(raised.value) for one in systems) and "--out" in str(raised.value)
+    assert not samples_file(systems[1], out).exists()
+    shutil.rmtree(run_folder(systems[0], out))
+    changed = run_study(both, settings, out)
+    assert run_study(both, settings, out) == changed and len(changed["contrasts"]) == 1
 
 
 def test_a_lock_names_what_differs_and_stays(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run reads: nothing missing in silence, nothing evaluated in tuning."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from openflan.catalog.load import load_catalog
 from openflan.cli.app import app
 from openflan.errors import OpenflanError, RunError, SourceError
 from openflan.interop.mix import export_mixture, verify_lock
+from openflan.ledger import Ledger
 from openflan.studies.recipe import Recipe
-from openflan.studies.rows import read_split, split_of, store_split
+from openflan.studies.rows import read_evaluated, read_split, split_of, store_split
 from tests.studies.conftest import LONG
 
 
@@ -53,6 +55,46 @@ def test_the_dev_loss_is_over_dev_rows_of_the_tuning_tasks_alone(recipe: Recipe)
     repeated = [row for row in rows.train["mood"].rows if LONG in row.columns["premise"]]
     assert not repeated and not any(LONG in row.columns["premise"] for row in rows.dev["mood"].rows)
     assert sum(rows.dev_ledger.dropped.values()) > 0
+
+
+def with_step(recipe: Recipe, task: str, rows: dict[str, list[object]]) -> None:
+    """A prepare step for a toy task, and labels of its rows in some of its files."""
+    file = Path(recipe.catalogs[0]) / f"{task}.toml"
+    step = 'prepare = ["keep_labelled"]\n\n'
+    file.write_text(file.read_text().replace(step, "").replace("[columns]", f"{step}[columns]", 1))
+    for split, labels in rows.items():
+        rows_of_split = [
+            {"premise": f"It is {i}.", "hypothesis": "so", "label": label} for i, label in enumerate(labels)
+        ]
+        path = Path(str(recipe.data_root)) / task / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows_of_split))
+
+
+@pytest.mark.parametrize("labels", [[], [-1] * 30], ids=["an empty file", "all dropped by a step"])
+def test_an_evaluated_task_without_test_rows_is_left_out_and_said_so(recipe: Recipe, labels: list[object]) -> None:
+    both = recipe.changed(hold_out=["sentiment"])
+    with_step(both, "mood", {"train": [0, 1] * 9, "validation": labels})
+    rows = read_split(split_of(both), both)
+    assert set(rows.tasks) == set(rows.evaluated) == {"feeling"}
+    assert "mood: left out, it has no test rows" in rows.ledger.notes
+    tasks = list(split_of(both).evaluated)
+    ledger = Ledger()
+    assert set(read_evaluated(tasks, both, ledger)) == {"feeling"} and ledger.notes == rows.ledger.notes[:1]
+    required = both.changed(require_all=True)
+    for read in (lambda: read_split(split_of(both), required), lambda: read_evaluated(tasks, required, Ledger())):
+        with pytest.raises(SourceError, match="mood: has no test rows"):
+            read()
+
+
+@pytest.mark.parametrize("side", ["evaluated", "tuned on"])
+def test_rows_that_a_step_cannot_read_are_lost_and_those_it_refuses_are_not(recipe: Recipe, side: str) -> None:
+    held = recipe.changed(hold_out=["sentiment" if side == "evaluated" else "nli"])
+    with_step(held, "mood", {"train": [*[-1] * 20, *[0, 1] * 10], "validation": [*[-1] * 20, *[0, 1] * 10]})
+    assert read_split(split_of(held), held).ledger.dropped["prepare", "mood", "no gold label"] >= 10
+    failing = [*["?"] * 12, *[0, 1] * 20]
+    with_step(held, "mood", {"train": failing, "validation": failing})
+    with pytest.raises(SourceError, match=r"mood: \d+ of \d+ rows dropped in prepare: \d+ keep_labelled.*TypeError"):
+        read_split(split_of(held), held)
 
 
 def test_reading_ahead_in_processes_changes_nothing(recipe: Recipe) -> None:

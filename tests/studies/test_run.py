@@ -11,13 +11,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from openflan.artifacts import read_json
-from openflan.errors import RunError
+from openflan.artifacts import read_json, write_json
+from openflan.errors import LeakageError, RunError
 from openflan.ledger import Ledger
+from openflan.models.provenance import TunedOn, tuned_on
 from openflan.studies.arm_models import arm_model
+from openflan.studies.evaluate import seen_by
 from openflan.studies.progress import silent
 from openflan.studies.recipe import Recipe, load_recipe, resolve
-from openflan.studies.rows import read_split, split_of
+from openflan.studies.rows import read_split, refuse_tuned_base, split_of
 from openflan.studies.run import open_run, run, run_many, tune_only
 
 
@@ -119,6 +121,36 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(RunError, match="not a run folder"):
         run(small(), tmp_path)
+
+
+def test_a_base_model_that_was_tuned_on_the_held_out_cluster_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    tuning = recipe.tuning.model_dump() | {"steps": 1, "tokens_per_step": 64}
+    tables = {"tuning": tuning, "mixture": {"block_size": 16}, "supervised": {"steps": 1}}
+    first = recipe.changed(model="world:tiny", evaluation={"items": 2, "dev_items": 1, "resamples": 100}, **tables)
+    model = str(tune_only(first, tmp_path / "first"))
+    told = {"tasks": ["feeling", "mood"], "clusters": ["sentiment"]}
+    assert read_json(Path(model) / "openflan.json")["tuned_on"] == told
+    leaking = first.changed(model=model, hold_out=["sentiment"], arms=["untuned"])
+    for start in (run, lambda *given: run_many({given[1]: given[0]}, workers=2), tune_only):
+        with pytest.raises(
+            LeakageError, match=r"was tuned on what must not be seen.*evaluate(.|\n)*task feeling: is eval"
+        ):
+            start(leaking, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    # The same clusters may stay held out, and arms may be tuned on the task they are asked.
+    assert run(leaking.changed(hold_out=["nli"], arms=["untuned", "supervised"]), tmp_path / "third").arms
+    supervised = tmp_path / "third" / "arms" / "supervised" / "entails" / "model"
+    assert tuned_on(str(supervised)) == TunedOn(("entails", "feeling", "mood"), ("nli", "sentiment"))
+    assert seen_by(str(supervised), split_of(first).evaluated) == ["entails"]
+
+
+def test_a_past_that_no_local_arm_brings_along_is_not_asked_for(recipe: Recipe, tmp_path: Path) -> None:
+    write_json(tmp_path / "model" / "openflan.json", {"tuned_on": {"tasks": ["entails"], "clusters": ["nli"]}})
+    endpoint = {"url": "http://localhost:1", "model": "m"}
+    own = recipe.changed(model=str(tmp_path / "model"), arms=["remote:other"], remote={"other": endpoint})
+    refuse_tuned_base(own)
+    with pytest.raises(LeakageError, match="task entails: is evaluated"):
+        refuse_tuned_base(own.changed(arms=["remote:other", "untuned"]))
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from openflan.errors import ModelError, RunError
 from openflan.ledger import Ledger
 from openflan.models.load import load_model
 from openflan.models.packing import Packing
+from openflan.models.provenance import TunedOn, tuned_on
 from openflan.rendering.example import Example
 from openflan.tuning import tune as tune_module
 from openflan.tuning.settings import TuningSettings
@@ -274,6 +275,22 @@ def test_a_soft_prompt_comes_back_with_its_prefix(tmp_path: Path) -> None:
     for method in ("full", "lora"):  # of which only the vectors would be saved
         with pytest.raises(ModelError, match="is a soft prompt: tune the model that it stands before"):
             tune(tuned, blocks, QUICK.model_copy(update={"method": method}), tmp_path / method)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "soft_prompt"])
+def test_what_a_model_was_tuned_on_adds_up_over_its_bases(tmp_path: Path, method: str) -> None:
+    quick = QUICK.model_copy(update={"steps": 1})
+    first, second = TunedOn(("b",), ("nli",)), TunedOn(("a",), ("misc", "nli"))
+    tuned = tune(saved(tmp_path / "base"), blocks, quick, tmp_path / "first", tuned_on=first)
+    assert tuned.tuned_on == first
+    settings = quick.model_copy(update={"method": method})
+    again = tune(tuned, blocks, settings, tmp_path / "second", tuned_on=second)
+    assert again.tuned_on == TunedOn(("a", "b"), ("misc", "nli"))
+    folders = ["model", "adapter"] if method == "lora" else ["model"]
+    for folder in (tmp_path / "second" / name for name in folders):
+        assert tuned_on(str(folder)) == again.tuned_on
+        (folder / "openflan.json").unlink()  # an adapter's base still tells
+        assert tuned_on(str(folder)) == (first if (folder / "base.json").exists() else TunedOn())
 
 
 def start(*arguments: str | Path) -> "subprocess.Popen[bytes]":

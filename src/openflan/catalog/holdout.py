@@ -134,6 +134,33 @@ def hold_out(
     return HeldOutSplit(tuple(train), evaluated, held, barred, tuple(excluded), rule, made_of)
 
 
+def check_base(base: str, tasks: Iterable[str], clusters: Iterable[str], catalog: Catalog, split: HeldOutSplit) -> None:
+    """Raises LeakageError where a base model was tuned on `tasks` (of `clusters`) that this split would not tune on.
+
+    Those are tasks it evaluates, tasks of clusters held out or barred and, under the strict rule, tasks made from an
+    evaluated one's text. Tasks that this catalog does not know are judged by their clusters.
+    """
+    off_limits = {*split.held_out, *split.barred}
+    evaluated = {task.name for task in split.evaluated}
+    problems: list[Problem] = []
+    told: set[str] = set()
+    for name in sorted(set(tasks)):
+        task = catalog.tasks.get(name)
+        inside = [] if task is None else sorted(off_limits.intersection(task.clusters))
+        told.update(inside)
+        reason = "is evaluated" if name in evaluated else f"is in {', '.join(inside)}" if inside else ""
+        if not reason and task is not None and split.rule == "strict":
+            reason = shared_text(task, split.evaluated, split.made_of)
+        if reason:
+            problems.append(Problem(f"task {name}", reason))
+    for cluster in sorted(off_limits.intersection(clusters) - told):
+        problems.append(Problem(f"cluster {cluster}", "is held out or barred"))
+    if problems:
+        what = "was tuned on what must not be seen here; a score would be no zero-shot result"
+        hint = "hold out other clusters or name the model it was tuned from; `openflan evaluate` scores it, and says so"
+        raise LeakageError([Problem(f"base model {base}", what, hint), *problems])
+
+
 def hold_out_nothing(catalog: Catalog) -> HeldOutSplit:
     """Every task that has rows to tune on, nothing evaluated: a mixture for another trainer."""
     train = tuple(task for task in catalog.tasks.values() if not _evaluation_only(task))

@@ -43,7 +43,7 @@ def run(
     from openflan.reports.report import write_report
     from openflan.reports.table import render_table
     from openflan.studies.recipe import resolve
-    from openflan.studies.rows import split_of, store_split
+    from openflan.studies.rows import refuse_tuned_base, split_of, store_split
     from openflan.studies.run import run_many, tune_arms
 
     resolved = resolve(
@@ -68,6 +68,7 @@ def run(
     if dry_run:
         show_plan(resolved, json_=json_)
         return
+    refuse_tuned_base(resolved)  # before rows are read, which can take long
     folder = out_ or Path("runs") / f"{'-'.join(resolved.hold_out)}-{resolved.fingerprint[:8]}"
     with shown_progress(quiet=quiet) as progress:
         if processes() > 1:

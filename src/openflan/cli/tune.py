@@ -41,7 +41,7 @@ def tune(
     Example: openflan tune --model gpt2 --hold-out nli --data-root data --method lora --steps 2000 --out runs/lora
     """
     from openflan.studies.recipe import TUNED_WITH, Arm, resolve
-    from openflan.studies.rows import split_of, store_split
+    from openflan.studies.rows import refuse_tuned_base, split_of, store_split
     from openflan.studies.run import tune_only
     from openflan.tuning.distributed import joined
 
@@ -68,6 +68,7 @@ def tune(
         raise ConfigError(
             Problem("--quantize", f"is for LoRA, the method is {resolved.tuning.method}", "--method lora")
         )
+    refuse_tuned_base(resolved)
     tuned_arms: list[Arm] = [name for name in resolved.arms if name in TUNED_WITH]
     arm: Arm = tuned_arms[0] if tuned_arms else "tuned"
     folder = out_ or Path("runs") / f"tune-{resolved.fingerprint[:8]}"

@@ -5,7 +5,7 @@ Takes a `LanguageModel`, gives one with adapters in place. Recipes name the sett
     FOLDER/
       adapter_config.json, adapter_model.safetensors    peft's own layout: plain peft loads the folder
       base.json        the base model's name, where it is from here, its identity, and the bits it was tuned in
-      openflan.json    the prompt format
+      openflan.json    the prompt format, and what adapter and base were tuned on
 
 Read next: `soft_prompt.py`, which is saved in such a folder too.
 """
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from openflan.artifacts import canonical_json, file_sha256, write_json
 from openflan.errors import ModelError, Problem
-from openflan.models.identity import local_folder
+from openflan.models.identity import is_hub_id, local_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -142,6 +142,7 @@ def load_adapter(
     from safetensors.torch import load_file
 
     from openflan.models.load import read_prompt_format
+    from openflan.models.provenance import tuned_in
 
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -165,6 +166,7 @@ def load_adapter(
         name=name,
         identity=_identity(base, config, folder),
         prompt_format=read_prompt_format(folder) or base.prompt_format,
+        tuned_on=tuned_in(folder) | base.tuned_on,
     )
 
 
@@ -185,7 +187,7 @@ def _with_lora(base: "LanguageModel", folder: Path, weights: dict[str, Any]) -> 
 
 
 def write_base(lm: "LanguageModel", folder: Path, prompt_format: "PromptFormat | None") -> None:
-    """Write which model the adapter in `folder` stands on, and in which format it was tuned."""
+    """Write which model the adapter in `folder` stands on, in which format it was tuned, and on what."""
     from openflan.models.load import write_prompt_format
 
     base = lm.base or lm
@@ -197,13 +199,12 @@ def write_base(lm: "LanguageModel", folder: Path, prompt_format: "PromptFormat |
         # A run folder that is moved takes its base along.
         described |= {"name": str(path.resolve()), "path": os.path.relpath(path.resolve(), folder.resolve())}
     write_json(folder / BASE_FILE, described)
-    if prompt_format is not None:
-        write_prompt_format(folder, prompt_format)
+    write_prompt_format(folder, prompt_format, lm.tuned_on)
 
 
 def peft_base(lm: "LanguageModel") -> tuple[str, str | None]:
     """The base model as peft's configuration names it: a folder or a hub id, and a revision."""
-    from openflan.models.load import find_model, is_hub_id
+    from openflan.models.load import find_model
 
     name = (lm.base or lm).name
     if is_hub_id(name):

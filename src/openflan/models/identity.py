@@ -40,6 +40,13 @@ def local_folder(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether `name` can only be a repository of the hub: no folder of that name is here."""
+    if name.startswith((WORLD_PREFIX, ".", "/", "~")) or Path(name).exists():
+        return False
+    return 1 <= len(Path(name).parts) <= 2
+
+
 def folder_named(name: str) -> Path:
     """Where a model of that name would lie, were it here."""
     return WORLD_FOLDER / name.removeprefix(WORLD_PREFIX) if name.startswith(WORLD_PREFIX) else Path(name).expanduser()

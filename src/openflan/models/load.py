@@ -23,7 +23,15 @@ from openflan.artifacts import write_text
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError, Problem
 from openflan.models import adapters
-from openflan.models.identity import FORMAT_FILE, WORLD_FOLDER, WORLD_PREFIX, folder_identity, folder_named
+from openflan.models.identity import (
+    FORMAT_FILE,
+    WORLD_FOLDER,
+    WORLD_PREFIX,
+    folder_identity,
+    folder_named,
+    is_hub_id,
+)
+from openflan.models.provenance import KEY, UNTUNED, TunedOn, tuned_in
 from openflan.models.remote import is_remote
 
 if TYPE_CHECKING:
@@ -55,6 +63,8 @@ class LanguageModel:
     """What a loaded soft prompt stands before, and is saved with again; None for any other model."""
     quantize: adapters.Quantize | None = None
     """The bits its matrices are held in; None for weights as they are."""
+    tuned_on: TunedOn = UNTUNED
+    """What it was tuned on, its base models included; saved with it."""
 
     @property
     def device(self) -> torch.device:
@@ -120,6 +130,7 @@ def load_model(
         context=context_length(model.config),
         identity=identity if quantize is None else hashlib.sha256(f"{identity} {quantize}".encode()).hexdigest(),
         quantize=quantize,
+        tuned_on=tuned_in(folder),
     )
 
 
@@ -152,26 +163,22 @@ def find_model(name: str) -> Path:
     return _download(name)
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether `name` can only be a repository of the hub: no folder of that name is here."""
-    if name.startswith((WORLD_PREFIX, ".", "/", "~")) or Path(name).exists():
-        return False
-    return 1 <= len(Path(name).parts) <= 2
-
-
 def save_model(lm: LanguageModel, folder: Path, prompt_format: PromptFormat | None) -> None:
-    """Write weights, tokenizer and prompt format; plain transformers loads the folder too."""
+    """Write weights, tokenizer, prompt format and what it was tuned on; plain transformers loads the folder too."""
     folder.mkdir(parents=True, exist_ok=True)
     with _no_bars():
         lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
-    if prompt_format is not None:
-        write_prompt_format(folder, prompt_format)
+    write_prompt_format(folder, prompt_format, lm.tuned_on)
 
 
-def write_prompt_format(folder: Path, prompt_format: PromptFormat) -> None:
-    """Put the format beside the weights."""
-    described = {"format": 1, "prompt_format": prompt_format.model_dump()}
+def write_prompt_format(folder: Path, prompt_format: PromptFormat | None, tuned_on: TunedOn = UNTUNED) -> None:
+    """Put the format beside the weights, and what these were tuned on; nothing is written where there is neither."""
+    described: dict[str, Any] = {} if prompt_format is None else {"prompt_format": prompt_format.model_dump()}
+    described |= {KEY: tuned_on.to_json()} if tuned_on else {}
+    if not described:
+        return
+    described["format"] = 1
     write_text(folder / FORMAT_FILE, json.dumps(described, sort_keys=True, indent=1) + "\n")
 
 
@@ -181,7 +188,10 @@ def read_prompt_format(folder: Path) -> PromptFormat | None:
     if not path.exists():
         return None
     try:
-        return PromptFormat.model_validate(json.loads(path.read_text(encoding="utf-8"))["prompt_format"])
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if KEY in described and "prompt_format" not in described:
+            return None
+        return PromptFormat.model_validate(described["prompt_format"])
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ModelError(f"{path}: not a prompt format: {error}") from error
 

@@ -27,7 +27,7 @@ from openflan.rendering.environment import compile_expression, compile_text, var
 from openflan.rendering.example import Example
 from openflan.rendering.render import ReadRow, read_columns, render
 from openflan.sources.prepare import STEPS
-from openflan.sources.read import Row, SourceSettings, read_rows
+from openflan.sources.read import STAGE, Row, SourceSettings, could_not_prepare, read_rows
 from openflan.sources.specimens import read_specimens
 
 MAX_TARGET_WORDS = 250
@@ -100,12 +100,20 @@ def _check(task: Task, file: Path, settings: SourceSettings, limit: int) -> Task
     read_from, not_read = "", ""
     if not problems:
         try:
-            rows = [row for split in SPLITS for row in read_rows(task, split, settings, Ledger(), limit=limit)]
+            found: list[Problem] = []
+            for split in SPLITS:
+                ledger = Ledger()
+                of_split = read_rows(task, split, settings, ledger, limit=limit)
+                found += check_prepared(task, len(of_split), ledger, file, f"{split} row", needed=split == "test")
+                rows += of_split
+            problems += found
             read_from = "rows"
         except SourceError as error:
             not_read = str(error).splitlines()[0]
-            if rows := read_specimens(task, file, Ledger()):
+            ledger = Ledger()
+            if rows := read_specimens(task, file, ledger):
                 read_from = "specimens"
+            problems += check_prepared(task, len(rows), ledger, file, "specimen")
         read, dropped = read_or_dropped(task, rows, file)
         if read_from != "specimens" or not read:
             problems += dropped
@@ -140,6 +148,26 @@ def check_task(task: Task, file: Path) -> list[Problem]:
         place = _place(file, lines, template)
         problems += (Problem(f"{place}{side}", fault, hint) for side, fault, hint in _template_faults(task, template))
     problems += _repeated(task, file, lines)
+    return problems
+
+
+def check_prepared(
+    task: Task, left: int, ledger: Ledger, file: Path, rows: str, *, needed: bool = False
+) -> list[Problem]:
+    """What prepare steps cannot read, and that they leave no row; a row that they refuse is no fault by itself.
+
+    needed: none is a fault where there was none to begin with, too.
+    """
+    where = at(file, TaskLines.of(file).key(["source", "prepare"] if task.source.prepare else ["source"]))
+    dropped = {reason: count for (stage, _, reason), count in ledger.dropped.items() if stage == STAGE}
+    problems = [
+        Problem(where, f"{count} {rows}s: {reason}", f"e.g. row {ledger.examples[STAGE, task.name, reason][0]}")
+        for reason, count in dropped.items()
+        if could_not_prepare(task, reason)
+    ]
+    if not left and (dropped or needed):
+        said = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
+        problems.append(Problem(where, f"no {rows} is left" if dropped else f"there is no {rows}", said))
     return problems
 
 

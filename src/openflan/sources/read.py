@@ -21,6 +21,7 @@ from openflan.sources.prepare import STEPS
 MAX_EXAMPLES = 30_000
 """Most rows of one task that are ever tuned on (paper section 2.1)."""
 
+STAGE = "prepare"
 _SLICE = "["
 """In the name of a part of a hub split ("train[:90%]")."""
 
@@ -224,12 +225,20 @@ def prepared(task: Task, row_id: str, fields: Mapping[str, Any], ledger: Ledger)
     try:
         done = list(parts)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        steps = ", ".join(task.source.prepare)
-        ledger.drop("prepare", task.name, row_id, f"{steps}: {type(error).__name__}: {error}")
+        ledger.drop(STAGE, task.name, row_id, f"{_steps(task)}{type(error).__name__}: {error}")
         return
     for number, part in enumerate(done):
         part_id = row_id if len(done) == 1 else f"{row_id}.{number}"
         if reason := part.get("_dropped"):
-            ledger.drop("prepare", task.name, part_id, str(reason))
+            ledger.drop(STAGE, task.name, part_id, str(reason))
         else:
             yield Row(part_id, part)
+
+
+def could_not_prepare(task: Task, reason: str) -> bool:
+    """Whether this is why rows were dropped that a prepare step cannot read, not ones that it refuses."""
+    return bool(task.source.prepare) and reason.startswith(_steps(task))
+
+
+def _steps(task: Task) -> str:
+    return f"{', '.join(task.source.prepare)}: "

@@ -17,6 +17,7 @@ from openflan.errors import ConfigError, Problem
 from openflan.evaluation.samples import SEEN_ARMS
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
+from openflan.models.provenance import TunedOn
 from openflan.rendering.render import render
 from openflan.studies.follow import followed
 from openflan.studies.locks import keep_lock
@@ -136,10 +137,22 @@ def _tuned(
         home / "encoded",
     )
     examples = dev_set(dev, blocks, home)
+    clusters = {cluster for share in mixture.tasks.values() for cluster in share.task.clusters}
+    tuned_on = TunedOn(tuple(sorted(mixture.tasks)), tuple(sorted(clusters)))
     # Under torchrun all processes tune one model together.
     alone = artifacts.alone_in(home, waiting="this run goes on when it ends") if world().size == 1 else nullcontext()
     with alone, followed(job, settings, home, recipe.content(), progress) as report:
-        tuned = tune(lm, blocks, settings, home, prompt_format=prompt, report=report, dev=examples, in_place=True)
+        tuned = tune(
+            lm,
+            blocks,
+            settings,
+            home,
+            prompt_format=prompt,
+            report=report,
+            dev=examples,
+            in_place=True,
+            tuned_on=tuned_on,
+        )
     ledger.merge(blocks.counted(last_block(home)))
     return tuned
 

@@ -61,6 +61,7 @@ from openflan.sources.read import SourceSettings
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import Recipe, load_recipe
+from openflan.studies.rows import check_lost
 from openflan.world.corpus import DEFAULT_TOKENS, Piece, pieces, text_version, write_piece
 
 FORMAT = 1
@@ -392,7 +393,7 @@ def _evaluated(
             found[name] = Evaluated(job.task, rows)
         else:
             ledger.note(f"{name}: left out, it has no test rows")
-    ledger.check("render")
+    check_lost(tasks, ledger)
     if not found or (problems and (settings.tasks or settings.run)):
         raise SourceError([Problem("rows", "no task could be read"), *problems] if not found else problems)
     return found, sorted(set(jobs) - set(found))

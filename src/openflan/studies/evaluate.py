@@ -10,6 +10,7 @@ from openflan.catalog.task import Task
 from openflan.errors import CatalogError, Problem
 from openflan.evaluation.evaluate import Result, evaluate
 from openflan.ledger import Ledger
+from openflan.models.provenance import tuned_on
 from openflan.studies.locks import lock_evaluated
 from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import Recipe
@@ -23,7 +24,7 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     """Score the recipe's model on the named tasks, or on all of its held-out clusters where none is named."""
     tasks = chosen_tasks(load_catalog(*recipe.catalogs), recipe, task_names)
     open_run(recipe.changed(hold_out=[task.name for task in tasks]) if task_names else recipe, out)
-    seen = tuned_on(recipe.model, tasks)
+    seen = seen_by(recipe.model, tasks)
     ledger = Ledger()
     if seen:
         said = f"{recipe.model} was tuned on {', '.join(seen)}: no zero-shot results there"
@@ -49,13 +50,9 @@ def evaluate_only(recipe: Recipe, task_names: Sequence[str], out: Path, *, progr
     return close_run(recipe, rows, samples, result, out, seen=seen)
 
 
-def tuned_on(model: str, tasks: Sequence[Task]) -> list[str]:
-    """Which of the tasks a run's model was tuned on: what it scores there is no zero-shot result."""
-    # RUN/model, or RUN/arms/ARM/model
-    splits = (parent / "split.json" for parent in list(Path(model).expanduser().parents)[:3])
-    split = next(filter(Path.is_file, splits), None)
-    tuned = () if split is None else artifacts.read_json(split).get("train", ())
-    return sorted({task.name for task in tasks} & set(tuned))
+def seen_by(model: str, tasks: Sequence[Task]) -> list[str]:
+    """Which of the tasks a model was tuned on: what it scores there is no zero-shot result."""
+    return sorted({task.name for task in tasks}.intersection(tuned_on(model).tasks))
 
 
 def chosen_tasks(catalog: Catalog, recipe: Recipe, task_names: Sequence[str]) -> list[Task]:

@@ -8,7 +8,7 @@
 Read next: `run.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,33 @@ def check_evaluated(tasks: Mapping[str, Task], model: str | None, out: Path) -> 
     asked = {name: values["task_sha"] for name, values in before["tasks"].items()}
     now = {name: artifacts.fingerprint(task.content()) for name, task in tasks.items() if name in asked}
     _compare({"model": model, "tasks": now}, {"model": before["model"], "tasks": asked}, out)
+
+
+def check_same_rows(folders: Iterable[Path]) -> None:
+    """RunError where folders were asked other rows of one task: a study pairs their answers by row id.
+
+    By their locks, without reading rows; folders without one, not begun or from before there were any, are passed over.
+    """
+    asked: dict[str, dict[str, list[str]]] = {}
+    for folder in folders:
+        if not (folder / EVALUATED_LOCK).exists():
+            continue
+        for task, values in artifacts.read_json(folder / EVALUATED_LOCK)["tasks"].items():
+            for part, sha in values["rows_sha"].items():
+                asked.setdefault(f"{task}, {part} rows", {}).setdefault(sha, []).append(folder.name)
+    differing = {where: groups for where, groups in asked.items() if len(groups) > 1}
+    if differing:
+        what = "systems of one study were asked other rows under the same row ids, which cannot be paired"
+        hint = (
+            "bring back the rows (or --data-root) of one side and remove the other's folders, or choose another --out"
+        )
+        told = [Problem(where, "; or ".join(map(_few, groups.values()))) for where, groups in sorted(differing.items())]
+        raise RunError([Problem("rows", what, hint), *told])
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    others = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"one content in {', '.join(names[:most])}{others}"
 
 
 def model_identity(name: str) -> str | None:

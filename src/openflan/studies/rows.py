@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openflan.catalog.holdout import HeldOutSplit, hold_out
+from openflan.catalog.holdout import HeldOutSplit, check_base, hold_out
 from openflan.catalog.load import load_catalog
 from openflan.catalog.task import EvaluatedSplit, Split, Task, Template
 from openflan.errors import Problem, SourceError
@@ -12,10 +12,13 @@ from openflan.evaluation.samples import SEEN_ARMS
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import TaskRows, tuning_tasks, tuning_templates
 from openflan.mixture.overlap import EvaluatedText, without_overlap
+from openflan.models.provenance import tuned_on
 from openflan.rendering.exemplars import MOST_ROWS, ExemplarSource
+from openflan.rendering.render import STAGE as RENDER
 from openflan.rendering.render import ReadRow
 from openflan.rendering.store import StoreJob, build_stores, read_store
-from openflan.sources.read import SourceSettings
+from openflan.sources.read import STAGE as PREPARE
+from openflan.sources.read import SourceSettings, could_not_prepare
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import Recipe
 
@@ -48,8 +51,19 @@ def split_of(recipe: Recipe) -> HeldOutSplit:
     return hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
 
 
+def refuse_tuned_base(recipe: Recipe) -> None:
+    """Raises LeakageError where the base model itself was tuned on what the recipe holds out, as far as is known.
+
+    Asked of the base alone: arms that see their task are tuned on it after this, and named so.
+    """
+    if all(recipe.endpoint_of(arm) is not None for arm in recipe.arms):
+        return
+    if past := tuned_on(recipe.model):
+        check_base(recipe.model, past.tasks, past.clusters, load_catalog(*recipe.catalogs), split_of(recipe))
+
+
 def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = silent) -> SplitRows:
-    """Read every task of a split; a dataset that cannot be loaded is left out and said so in the ledger.
+    """Read every task of a split; one that cannot be loaded, or has no test rows, is left out and noted in the ledger.
 
     Under the strict rule, tuning rows that repeat text of any evaluation row, used or not, are taken out.
 
@@ -76,7 +90,7 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
             rows = without_overlap(task.name, rows, text, ledger)
         if rows:
             train[task.name] = TaskRows(task, rows, tuning_templates(task, recipe.mixture, recipe.seed))
-    ledger.check("render")
+    check_lost((*wanted, *split.evaluated), ledger)
     _check_available(recipe, unavailable)
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
         raise SourceError([Problem("rows", "no task of one side could be read"), *unavailable])
@@ -110,13 +124,13 @@ def store_split(split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: 
 
 
 def read_evaluated(tasks: Sequence[Task], recipe: Recipe, ledger: Ledger) -> EvaluatedRows:
-    """Dev and test rows of each task that can be read, as many as the recipe evaluates.
+    """Dev and test rows of each task that has test rows and can be read, as many as the recipe evaluates.
 
     Raises SourceError if none can be read, or one cannot and the recipe requires all.
     """
     unavailable: list[Problem] = []
     evaluated, _ = _read_evaluated(tasks, recipe, ledger, unavailable, strict=False)
-    ledger.check("render")
+    check_lost(tasks, ledger)
     _check_available(recipe, unavailable)
     if not any(parts["test"] for parts in evaluated.values()):
         raise SourceError([Problem("rows", "no task could be read"), *unavailable])
@@ -180,7 +194,7 @@ def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[
     Raises SourceError if a task loses more than 5 % of its rows in reading, or if no task has any.
     """
     found: dict[str, TaskRows] = {}
-    counted = Ledger()
+    counted, tasks = Ledger(), list(tasks)
     for task in tasks if recipe.sees_tasks else ():
         try:
             rows: Sequence[ReadRow] = read_store(_train_job(task, recipe), counted)
@@ -195,7 +209,7 @@ def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[
             found[task.name] = TaskRows(task, rows, seen_templates(task, recipe))
         else:
             counted.note(f"{task.name}: has no train rows of its own, so no arm is tuned on them")
-    counted.check("render")
+    check_lost(tasks, counted)
     ledger.merge([counted])
     if recipe.sees_tasks and not found:
         raise SourceError(
@@ -219,8 +233,26 @@ def _read_evaluated(
             unavailable += _left_out(task, error, ledger)
             continue
         every[task.name] = list(parts.values())
+        if not parts["test"]:
+            unavailable.append(
+                Problem(task.name, "has no test rows", "is the file empty, or does `prepare` leave none?")
+            )
+            ledger.note(f"{task.name}: left out, it has no test rows")
+            continue
         evaluated[task.name] = {part: rows[: _most(part, recipe, False)] for part, rows in parts.items()}
     return evaluated, every
+
+
+def check_lost(tasks: Iterable[Task], ledger: Ledger) -> None:
+    """Raises SourceError if a task loses more than 5 % of its rows: to its columns, or to errors in its prepare steps.
+
+    What a prepare step means to drop is no loss.
+    """
+    known = {task.name: task for task in tasks}
+    ledger.check(
+        PREPARE, lost=lambda name, reason: name in known and could_not_prepare(known[name], reason), into=RENDER
+    )
+    ledger.check(RENDER)
 
 
 def _most(part: EvaluatedSplit, recipe: Recipe, strict: bool) -> int | None:

@@ -28,7 +28,7 @@ from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import MODEL_OF, OWN_STYLE, TUNED_WITH, Arm, Recipe, differing_keys, load_recipe
 from openflan.studies.remote import answer_remotely
-from openflan.studies.rows import EVALUATED, SplitRows, read_split, split_of
+from openflan.studies.rows import EVALUATED, SplitRows, read_split, refuse_tuned_base, split_of
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,10 @@ def run(recipe: Recipe, out: Path, *, progress: Progress = silent) -> Result:
     see that the stored answers are about them; what they come to is computed and written once more.
 
     Raises RunError if `out` belongs to another recipe, or rows, templates or the model changed since it was begun;
-    LeakageError if a held-out task would be trained on.
+    LeakageError if a held-out task would be trained on, or the base model was.
     """
     can_ask(recipe, out)
+    refuse_tuned_base(recipe)
     open_run(recipe, out)
     split = hold_out(load_catalog(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
     rows = read_split(split, recipe, progress=progress)
@@ -66,6 +67,7 @@ def run_many(recipes: Mapping[Path, Recipe], *, workers: int, progress: Progress
         ]
         for out, recipe in recipes.items():
             can_ask(recipe, out)
+            refuse_tuned_base(recipe)
             open_run(recipe, out)
             lock(recipe, split_of(recipe), rows_of(recipe), out)
         in_processes(jobs, workers=workers, progress=progress)
@@ -268,7 +270,7 @@ def tune_only(recipe: Recipe, out: Path, *, arm: Arm = "tuned", progress: Progre
 def tune_arms(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progress = silent) -> None:
     """Only the tuning that some arms need, which all processes that torchrun started do together.
 
-    Raises ConfigError for weights in few bits between several processes.
+    Raises ConfigError for weights in few bits between several processes, LeakageError as `run` does.
     """
     from openflan.tuning.distributed import world
 
@@ -276,6 +278,7 @@ def tune_arms(recipe: Recipe, out: Path, arms: Sequence[Arm], *, progress: Progr
         where = "tuning.lora.quantize"
         raise ConfigError(Problem(where, "weights in few bits cannot be sharded", "leave it out, or use one process"))
     can_ask(recipe, out)
+    refuse_tuned_base(recipe)
     split = split_of(recipe)
     with world().first_alone():
         open_run(recipe, out)

@@ -24,12 +24,12 @@ from openflan.evaluation import statistics
 from openflan.evaluation.evaluate import ClusterDraws, cluster_draws
 from openflan.evaluation.points import Contrast, Point, Replicate, contrast, point
 from openflan.evaluation.samples import read_samples
-from openflan.studies.locks import check_evaluated, lock, model_identity
+from openflan.studies.locks import check_evaluated, check_same_rows, lock, model_identity
 from openflan.studies.made import made, rows_lost
 from openflan.studies.parallel import Job, in_processes
 from openflan.studies.progress import Progress, silent
 from openflan.studies.recipe import MODEL_OF, TUNED_WITH, Arm, Recipe
-from openflan.studies.rows import seen_templates, split_of
+from openflan.studies.rows import refuse_tuned_base, seen_templates, split_of
 from openflan.studies.run import close_ledger, open_run, rows_of, run_arm
 from openflan.studies.settings import StudyName, StudySettings
 from openflan.tuning.settings import Method
@@ -193,7 +193,7 @@ def run_study(
     """Run what is not there yet, and write OUT/<study>/study.json; gives its content.
 
     Equal settings give equal bytes. Beside it stands made.json: `command`, cost, versions, the commit of
-    `settings_file`. Raises what `check_splits` and `run_arm` raise.
+    `settings_file`. Raises what `check_splits`, `run_systems` and `run_arm` raise.
     """
     settings = settings.of_study(study.name)
     plan = study.plan(settings)
@@ -212,10 +212,14 @@ def run_study(
 
 
 def check_splits(systems: Sequence[System]) -> None:
-    """Raises CatalogError with what is wrong with any split of the systems, and LeakageError as `hold_out` does."""
+    """Raises CatalogError with what is wrong with any split of the systems, and LeakageError as `hold_out` does.
+
+    The latter too where a base model was itself tuned on what a system holds out.
+    """
     catalog_of = cache(load_catalog)
     problems: dict[str, Problem] = {}
-    splits = {repr((r.catalogs, r.hold_out, r.hold_out_options)): r for r in (system.recipe for system in systems)}
+    recipes = [system.recipe for system in systems]
+    splits = {repr((r.catalogs, r.hold_out, r.hold_out_options)): r for r in recipes}
     for recipe in splits.values():
         try:
             hold_out(catalog_of(*recipe.catalogs), recipe.hold_out, **recipe.hold_out_options)
@@ -224,10 +228,18 @@ def check_splits(systems: Sequence[System]) -> None:
             problems |= {str(problem): problem for problem in told}
     if problems:
         raise CatalogError(list(problems.values()))
+    asked = {(repr((r.catalogs, r.hold_out, r.hold_out_options)), r.model, r.arms): r for r in recipes}
+    for recipe in asked.values():
+        refuse_tuned_base(recipe)
 
 
 def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress: Progress) -> None:
-    """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process."""
+    """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process.
+
+    Raises RunError where two of them are asked other rows of one task: as soon as the second one's are known.
+    """
+    folders = [run_folder(system, out) for system in systems]
+    check_same_rows(folders)
     groups: dict[str, list[System]] = {}
     identity_of = cache(model_identity)
     catalog_of = cache(load_catalog)
@@ -238,7 +250,7 @@ def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress:
             )
         else:
             groups.setdefault(system.model_key or system.name, []).append(system)
-    jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out)) for group in groups.values()]
+    jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out, folders)) for group in groups.values()]
     if workers > 1 and len(jobs) > 1:
         in_processes(jobs, workers=workers, progress=progress)
         return
@@ -276,12 +288,13 @@ def is_done(system: System, out: Path) -> bool:
     return (run_folder(system, out) / LEDGER).exists()
 
 
-def _run_group(systems: Sequence[System], out: Path, *, progress: Progress) -> None:
+def _run_group(systems: Sequence[System], out: Path, folders: Sequence[Path], *, progress: Progress) -> None:
     for system in systems:
         folder, recipe = run_folder(system, out), system.recipe
         open_run(recipe, folder)
         rows = rows_of(recipe)
         lock(recipe, split_of(recipe), rows, folder)
+        check_same_rows(folders)
         run_arm(system.arm, recipe, rows, folder, progress, home=model_folder(system, out))
         close_ledger(recipe, rows, folder)
 

@@ -43,6 +43,7 @@ from openflan.models.adapters import Adapted, add_lora, is_adapter
 from openflan.models.load import LanguageModel, load_model, save_model
 from openflan.models.packed_forward import Way
 from openflan.models.packing import IN_ORDER, packing_of
+from openflan.models.provenance import UNTUNED, TunedOn
 from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.seeding import derive
 from openflan.tuning.checkpoint import Progress, load_checkpoint, removed_on_error, save_checkpoint
@@ -107,6 +108,7 @@ def tune(
     report: Callable[[StepReport], None] | None = None,
     dev: DevSet | None = None,
     in_place: bool = False,
+    tuned_on: TunedOn = UNTUNED,
 ) -> LanguageModel:
     """The model after `settings.steps` steps on `blocks`, also saved in `folder/model`.
 
@@ -115,6 +117,7 @@ def tune(
     report: called after every step, in the first process.
     dev: examples whose loss is measured every `settings.dev_every` steps, before the first and after the last.
     in_place: tune `lm.model` itself where memory has no room for a copy; otherwise `lm` stays as it is.
+    tuned_on: what the examples are of; it is saved with the weights, beside what the model was tuned on before.
 
     Under torchrun every process calls this alike, best with a model on the device "meta", whose weights are read when
     it is the process's turn. The first gives the tuned model on its CPU, the others none to compute with.
@@ -123,6 +126,7 @@ def tune(
     finite. On SIGTERM and SIGINT it saves a checkpoint and leaves with SystemExit or KeyboardInterrupt.
     """
     prompt_format = prompt_format or lm.prompt_format or PromptFormat()
+    lm = dataclasses.replace(lm, tuned_on=lm.tuned_on | tuned_on)
     device, dtype = str(lm.device), str(lm.dtype).removeprefix("torch.")
     with joined() as world:
         finished, *_ = world.gathered((folder / "model").is_dir())
@@ -205,7 +209,7 @@ def _read(lm: LanguageModel, dtype: str) -> LanguageModel:
     found = load_model(lm.name, dtype=dtype, device="cpu", tokenizer=lm.tokenizer)
     if found.identity != lm.identity:
         raise RunError(f"{lm.name}: the model's files have changed since tuning began; nothing is saved")
-    return found
+    return dataclasses.replace(found, tuned_on=lm.tuned_on)
 
 
 def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] | None, dev: DevSet | None) -> None:
