@@ -22,7 +22,7 @@ from openflan.tuning.tune import StepReport, tune
 from tests.tuning import ranks
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 900
 """What waits longer waits for a process that is gone."""
 
 MEASURED = {"example": [0, 2, 4, 6], "unpacked": [0, 3, 6]}
