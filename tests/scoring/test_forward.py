@@ -93,6 +93,6 @@ def test_a_head_that_does_more_is_not_taken_apart() -> None:
     assert not plain(Scaled(3, 4))
     hooked, patched = nn.Linear(3, 4), nn.Linear(3, 4)
     hooked.register_forward_hook(lambda _module, _given, found: found / 2)
-    patched.forward = lambda hidden: hidden  # type: ignore[method-assign]
+    vars(patched)["forward"] = lambda hidden: hidden  # as accelerate puts hooks in
     assert not plain(hooked)
     assert not plain(patched)

@@ -143,16 +143,19 @@ def test_asked_to_end_in_one_process_both_save_and_one_goes_on(tuned: Path, tmp_
     assert_same(tmp_path / "one", tuned / "two_to_one")
 
 
+RECIPE = """\
+model = "world:small-early"
+catalogs = ["world"]
+hold_out = ["nli"]
+train_clusters = ["sentiment"]
+tuning = { steps = 2, tokens_per_step = 1024, row_length = 256 }
+"""
+
+
 @pytest.mark.slow
 def test_torchrun_tunes_by_the_command_line(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text("""
-        model = "world:small-early"
-        catalogs = ["world"]
-        hold_out = ["nli"]
-        train_clusters = ["sentiment"]
-        tuning = { steps = 2, tokens_per_step = 1024, row_length = 256 }
-    """)
+    recipe.write_text(RECIPE)
     done = torchrun("-m", "openflan", "tune", str(recipe), "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "run" / "model")
@@ -165,15 +168,10 @@ def test_torchrun_tunes_by_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_torchrun_tunes_then_the_first_process_scores_alone(tmp_path: Path, workers: str) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text("""
-        model = "world:small-early"
-        catalogs = ["world"]
-        hold_out = ["nli"]
-        train_clusters = ["sentiment"]
-        arms = ["untuned", "tuned", "no_template"]
-        tuning = { steps = 2, tokens_per_step = 1024, row_length = 256 }
-        evaluation = { items = 2, dev_items = 2, resamples = 100 }
-    """)
+    recipe.write_text(
+        f"{RECIPE}arms = ['untuned', 'tuned', 'no_template']\n"
+        "evaluation = { items = 2, dev_items = 2, resamples = 100 }\n"
+    )
     run = tmp_path / "run"
     done = torchrun("-m", "openflan", "run", str(recipe), "--out", str(run), "--workers", workers)
     assert done.returncode == 0, done.stderr

@@ -240,8 +240,3 @@ def validated(
         return model.model_validate(table)
     except ValidationError as invalid:
         raise error(list(validation_problems(invalid, where, known_keys(model, *nested)))) from invalid
-
-
-def load_toml(model: type[Model], file: Path, error: type[OpenflanError], *nested: type[BaseModel]) -> Model:
-    """Read one TOML file into a pydantic model, raising `error` with every problem found."""
-    return validated(model, read_toml(file, error), str(file), error, *nested)

@@ -17,9 +17,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from openflan.catalog.load import known_keys, validation_problems
+from openflan.catalog.load import validated
 from openflan.errors import ConfigError, ModelError, Problem, nearest
 from openflan.seeding import derive
 
@@ -135,10 +135,8 @@ def remote_settings(name: str) -> RemoteSettings:
             Problem("model", "an endpoint is written remote:MODEL@URL", "remote:gpt2@http://127.0.0.1:8000/v1")
         )
     query = parse_qsl(matched["query"] or "", keep_blank_values=True)
-    try:
-        return RemoteSettings.model_validate({**dict(query), "model": matched["model"], "url": matched["url"]})
-    except ValidationError as error:
-        raise ConfigError(list(validation_problems(error, "model", known_keys(RemoteSettings)))) from error
+    table = {**dict(query), "model": matched["model"], "url": matched["url"]}
+    return validated(RemoteSettings, table, "model", ConfigError)
 
 
 class RefusedError(Exception):

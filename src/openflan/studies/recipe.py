@@ -1,18 +1,17 @@
 """A recipe: everything that decides what a run's numbers are, as one TOML file."""
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from openflan.artifacts import fingerprint
 from openflan.catalog.holdout import Rule
-from openflan.catalog.load import known_keys, load_toml, validation_problems
+from openflan.catalog.load import read_toml, validated
 from openflan.encoding.prompt_format import Lengths, PromptFormat
 from openflan.errors import ConfigError, Problem, nearest
 from openflan.evaluation.samples import SEEN_ARMS, with_shots
@@ -267,15 +266,12 @@ SECTIONS = (
 
 def load_recipe(file: Path) -> Recipe:
     """Read a recipe; raises ConfigError listing every problem with its key and the nearest good name."""
-    return load_toml(Recipe, file, ConfigError, *SECTIONS)
+    return recipe_from(read_toml(file, ConfigError), str(file))
 
 
 def recipe_from(table: dict[str, Any], where: str) -> Recipe:
     """A recipe from plain data; raises ConfigError listing every problem."""
-    try:
-        return Recipe.model_validate(table)
-    except ValidationError as error:
-        raise ConfigError(list(validation_problems(error, where, known_keys(Recipe, *SECTIONS)))) from error
+    return validated(Recipe, table, where, ConfigError, *SECTIONS)
 
 
 def shipped_recipe(name: str) -> Path:
@@ -305,9 +301,9 @@ def resolve(
         # recipes/NAME.toml is a shipped one's path in the documentation; no such folder need be here.
         shipped = file.suffix != ".toml" or file.parent == Path("recipes")
         found = shipped_recipe(file.name.removesuffix(".toml")) if shipped and not file.is_file() else file
-        load_recipe(found)
         # As the file has it, without defaults: a method given on top brings its own learning rate.
-        table = tomllib.loads(found.read_text(encoding="utf-8"))
+        table = read_toml(found, ConfigError)
+        recipe_from(table, str(found))
     table |= {key: value for key, value in top.items() if value not in (None, [])}
     for name, values in (sections or {}).items():
         if given := _without_nulls(dict(values)):

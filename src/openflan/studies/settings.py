@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from openflan.catalog.load import known_keys, read_toml, validated, validation_problems
+from openflan.catalog.load import read_toml, validated
 from openflan.errors import ConfigError, nearest
 from openflan.evaluation.points import Replicate
 from openflan.studies.recipe import SECTIONS, Arm, Recipe, laid_over, recipe_from, resolve
@@ -78,11 +78,8 @@ class StudySettings(BaseModel):
     def of_study(self, name: StudyName) -> "StudySettings":
         """What the study `name` runs on; raises ConfigError."""
         own = self.studies.get(name, {})
-        try:
-            return StudySettings.model_validate(self.model_dump(mode="json", exclude={"studies"}) | dict(own))
-        except ValidationError as error:
-            known = known_keys(StudySettings)
-            raise ConfigError(list(validation_problems(error, f"studies.{name}", known))) from error
+        table = self.model_dump(mode="json", exclude={"studies"}) | dict(own)
+        return validated(StudySettings, table, f"studies.{name}", ConfigError)
 
     def content(self, grids: Sequence[str]) -> dict[str, Any]:
         """What the numbers of a study with these grids depend on, as plain data."""
@@ -120,27 +117,31 @@ EXTENDS = "extends"
 
 def load_settings(name: str | Path) -> StudySettings:
     """Settings from a file, or shipped ones by name; raises ConfigError listing every problem with its key."""
-    file, *others = settings_files(name)
-    table = read_toml(file, ConfigError)
-    table.pop(EXTENDS, None)
-    for other in others:
-        under = read_toml(other, ConfigError)
-        under.pop(EXTENDS, None)
+    tables = _tables(name)
+    table: dict[str, Any] = {}
+    for under in tables.values():
         table = laid_over(under, table)
-    return validated(StudySettings, table, str(file), ConfigError, Recipe, *SECTIONS)
+    return validated(StudySettings, table, str(next(iter(tables))), ConfigError, Recipe, *SECTIONS)
 
 
 def settings_files(name: str | Path) -> list[Path]:
     """The file that `name` is or means, what it extends, what that extends; raises ConfigError."""
-    found = [settings_file(name)]
-    while (further := read_toml(found[-1], ConfigError).get(EXTENDS)) is not None:
+    return list(_tables(name))
+
+
+def _tables(name: str | Path) -> dict[Path, dict[str, Any]]:
+    """What stands in each of `settings_files`, which other file it extends left out."""
+    file = settings_file(name)
+    found = {file: read_toml(file, ConfigError)}
+    while (further := found[file].pop(EXTENDS, None)) is not None:
         if not isinstance(further, str):
-            raise ConfigError(f"{found[-1]}: {EXTENDS} = {further!r}: expected the name of shipped settings, or a file")
-        beside = found[-1].parent / further
+            raise ConfigError(f"{file}: {EXTENDS} = {further!r}: expected the name of shipped settings, or a file")
+        beside = file.parent / further
         other = beside if beside.is_file() else settings_file(further)
         if other in found:
-            raise ConfigError(f"{found[-1]}: {EXTENDS} = {further!r} comes back to {other}")
-        found.append(other)
+            raise ConfigError(f"{file}: {EXTENDS} = {further!r} comes back to {other}")
+        file = other
+        found[file] = read_toml(file, ConfigError)
     return found
 
 
@@ -196,8 +197,4 @@ def resolve_settings(
     plain["recipe"] |= {key: value for key, value in top.items() if value not in (None, [])}
     for section, values in (sections or {}).items():
         plain["recipe"][section] |= {key: value for key, value in values.items() if value is not None}
-    try:
-        return StudySettings.model_validate(plain), file
-    except ValidationError as error:
-        known = known_keys(StudySettings, Recipe, *SECTIONS)
-        raise ConfigError(list(validation_problems(error, name or "command line", known))) from error
+    return validated(StudySettings, plain, name or "command line", ConfigError, Recipe, *SECTIONS), file
