@@ -1,7 +1,7 @@
 """Figure 11: how many datasets of each cluster, and how many templates of each dataset, are tuned on."""
 
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import Compared, Plan, Reading, Study, System, readings_at
+from openflan.studies.study import Compared, Plan, Reading, Study, System, baselines, readings_at
 
 
 def plan(settings: StudySettings) -> Plan:
@@ -16,8 +16,9 @@ def plan(settings: StudySettings) -> Plan:
                 system = System(settings.recipe_of(replicate, "tuned", settings.together, mixture=mixture))
                 readings += readings_at(_series(templates), datasets, replicate, system)
     few, many = _series(min(settings.templates_per_task)), _series(max(settings.templates_per_task))
-    fewest = min(settings.tasks_per_cluster)
-    return Plan(series, readings, [Compared(many, few), Compared(many, many, against=fewest)])
+    others, beside = baselines(settings, [settings.together], besides=("tuned",), places=settings.tasks_per_cluster)
+    compared = [Compared(many, few), Compared(many, many, against=min(settings.tasks_per_cluster))]
+    return Plan(series | others, [*readings, *beside], compared)
 
 
 def _series(templates: int) -> str:

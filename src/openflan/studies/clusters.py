@@ -8,7 +8,7 @@ from openflan.catalog.load import load_catalog
 from openflan.evaluation.points import Replicate
 from openflan.seeding import generator
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import ALL, Compared, Plan, Reading, Study, System, readings_at
+from openflan.studies.study import ALL, Compared, Plan, Reading, Study, System, baselines, readings_at
 
 GROWING = "growing"
 
@@ -22,10 +22,12 @@ def plan(settings: StudySettings) -> Plan:
     available = train_clusters(settings)
     counts = sorted({min(count, len(available)) for count in settings.counts})
     readings: list[Reading] = []
+    replicates: list[Replicate] = []
     for number in range(settings.orders):
         order = order_of(available, settings, number)
         model = settings.models[number % len(settings.models)]
         replicate = Replicate(model, settings.seeds[number % len(settings.seeds)], number)
+        replicates.append(replicate)
         untuned = System(settings.recipe_of(replicate, "untuned", settings.together))
         readings += _at(0, replicate, untuned) + readings_at(GROWING, 0, replicate, untuned)
         for count in counts:
@@ -43,8 +45,12 @@ def plan(settings: StudySettings) -> Plan:
             recipe = settings.recipe_of(replicate, "tuned", settings.together, **chosen, tuning=shortened)
             readings += readings_at(GROWING, count, replicate, System(recipe))
     means = {ALL: "mean of the held-out clusters", GROWING: "mean, steps in proportion to the clusters"}
+    alone = {name: name.replace("_", " ") for name in settings.together}
+    others, beside = baselines(
+        settings, [settings.together], besides=("untuned", "tuned"), replicates=replicates, places=(0, *counts)
+    )
     compared = [Compared(series, series, against=0) for series in means] + [Compared(ALL, ALL, against=counts[0])]
-    return Plan(means | {name: name.replace("_", " ") for name in settings.together}, readings, compared)
+    return Plan(means | alone | others, [*readings, *beside], compared)
 
 
 def _at(count: int, replicate: Replicate, system: System) -> list[Reading]:

@@ -3,10 +3,7 @@
 from openflan.errors import ConfigError
 from openflan.evaluation.points import Replicate
 from openflan.studies.settings import StudySettings
-from openflan.studies.study import Compared, Plan, Reading, Study, System, readings_at
-
-SERIES = {"untuned": "untuned", "tuned": "instruction-tuned"}
-"""Words by arm."""
+from openflan.studies.study import BASELINES, Compared, Plan, Reading, Study, baselines
 
 
 def plan(settings: StudySettings) -> Plan:
@@ -23,11 +20,9 @@ def plan(settings: StudySettings) -> Plan:
     if len(rungs) < len(settings.ladder):
         raise ConfigError("ladder: two rungs have as many parameters: models of one size belong into one list")
     for parameters, rung in rungs.items():
-        for replicate in (Replicate(model, seed) for model in rung for seed in settings.seeds):
-            for arm in SERIES:
-                system = System(settings.recipe_of(replicate, arm, settings.together))
-                readings += readings_at(arm, parameters, replicate, system)
-    return Plan(SERIES, readings, [Compared("tuned", "untuned")])
+        replicates = [Replicate(model, seed) for model in rung for seed in settings.seeds]
+        readings += baselines(settings, [settings.together], replicates=replicates, places=[parameters])[1]
+    return Plan(BASELINES, readings, [Compared("tuned", "untuned")])
 
 
 STUDY = Study(

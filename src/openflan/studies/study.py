@@ -120,20 +120,29 @@ BASELINES: dict[Arm, str] = {
 
 
 def baselines(
-    settings: StudySettings, splits: Sequence[tuple[str, ...]], *, besides: Collection[str] = ()
+    settings: StudySettings,
+    splits: Sequence[tuple[str, ...]],
+    *,
+    besides: Collection[str] = (),
+    replicates: Sequence[Replicate] = (),
+    places: Sequence[Place] = (),
 ) -> tuple[dict[str, str], list[Reading]]:
     """Words and readings of the baselines, less those a study has among its own series. Studies share their runs.
 
-    The ceiling has a model for each task and is no party to a comparison: one tuning seed has to do.
+    By cluster; with `places`, the mean at each of them, which is a level line where they are numbers. The ceiling has a
+    model for each task and is no party to a comparison: one tuning seed has to do. `replicates`: where not all.
     """
     series: dict[str, str] = {arm: words for arm, words in BASELINES.items() if arm not in besides}
     readings: list[Reading] = []
     for split in splits:
-        for replicate in settings.replicates:
+        for replicate in replicates or settings.replicates:
             for arm in BASELINES:
                 if arm in series and (arm != "supervised" or replicate.seed == settings.seeds[0]):
                     system = System(settings.recipe_of(replicate, arm, split))
-                    readings += readings_by_cluster(arm, replicate, system)
+                    for place in places:
+                        readings += readings_at(arm, place, replicate, system)
+                    if not places:
+                        readings += readings_by_cluster(arm, replicate, system)
     return series, readings
 
 
