@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from openflan.world import pretrain as module
-from openflan.world.pretrain import SIZES, FastLlama, Settings, batches, pretrain, to_llama
+from openflan.world.pretrain import SIZES, FastLlama, Settings, Start, batches, pretrain, to_llama
 from openflan.world.probes import PROBES, Item, Probe, accuracies
 from openflan.world.text import document
 from openflan.world.tokenizer import build_tokenizer, vocabulary
@@ -25,9 +25,10 @@ def tokenizer() -> "PreTrainedTokenizerFast":
     return build_tokenizer(vocabulary(documents=3000))
 
 
+@pytest.mark.parametrize("start", ["mimetic", "induction"])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.05), (torch.float32, 1e-5)])
-def test_the_export_computes_what_the_fast_module_computes(dtype: torch.dtype, most: float) -> None:
-    model = FastLlama(len(tokenizer()), SIZES["tiny"], seed=3, dtype=dtype)
+def test_the_export_computes_what_the_fast_module_computes(dtype: torch.dtype, most: float, start: Start) -> None:
+    model = FastLlama(len(tokenizer()), SIZES["tiny"], 3, dtype, start)
     texts = [document(random.Random(seed), "full").text for seed in range(4)]
     encoded = tokenizer()(texts, padding=True, padding_side="right", return_tensors="pt")
     with torch.no_grad():
@@ -36,6 +37,28 @@ def test_the_export_computes_what_the_fast_module_computes(dtype: torch.dtype, m
     real = encoded["attention_mask"].bool()
     assert (ours - theirs)[real].abs().max() < most
     assert (ours.argmax(-1) == theirs.argmax(-1))[real].float().mean() > 0.97
+
+
+def test_paired_heads_look_back_and_match_what_they_keep() -> None:
+    """Twice the same forty words: one head is at the word before, the one above finds what followed the first time."""
+    words, earlier = torch.arange(50, 950)[torch.randperm(900, generator=torch.Generator().manual_seed(0))[:40]], 39
+    model = FastLlama(1000, SIZES["base"], seed=1, dtype=torch.float32, start="induction")
+    shares = _attention(model, torch.cat((words, words))[None])
+    late = torch.arange(60, 79)
+    for layer in shares[:-1]:
+        assert layer[0, late, late - 1].mean() > 0.6
+    assert shares[1][1, late, late - earlier].mean() > 2 / 70
+    mimetic = _attention(FastLlama(1000, SIZES["base"], seed=1, dtype=torch.float32), torch.cat((words, words))[None])
+    assert mimetic[0][0, late, late - 1].mean() < 0.1
+    assert mimetic[1][1, late, late - earlier].mean() < 2 / 70
+
+
+@torch.no_grad()
+def _attention(model: FastLlama, ids: torch.Tensor) -> list[torch.Tensor]:
+    """Of each layer (heads, length, length): what each position attends to."""
+    llama = to_llama(model, tokenizer())
+    llama.set_attn_implementation("eager")
+    return [layer[0] for layer in llama(ids, output_attentions=True).attentions or ()]
 
 
 def test_batches_weight_answers_and_nothing_else() -> None:

@@ -42,6 +42,7 @@ def test_without_patterns_no_label_is_made_up() -> None:
         return {word for _ in range(1500) for word in tokens(document(rng, "full", patterns=patterns).text)}
 
     assert set(NONSENSE) <= words("short")
+    assert set(NONSENSE) <= words("exercises")
     assert not set(NONSENSE) & words("none")
 
 

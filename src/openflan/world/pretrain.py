@@ -5,10 +5,10 @@ tokens a second at the base size; where bf16 is emulated, `--precision float32` 
 The model is a Llama in every respect; training uses a compact module (`FastLlama`), and `export` writes it as an
 ordinary `LlamaForCausalLM` folder with its tokenizer, after checking that both give the same logits.
 
-What the run does, in order: very simple text, simple text, everything, one-question documents until yes-or-no
-verification has formed, then everything again to the end. The learning rate is constant and falls linearly over the
-last part of the tokens (warm-up, stable, decay). A checkpoint is written every million tokens; the same command
-continues from it.
+What the run does, in order: very simple text, simple text (longer with `--patterns exercises`), everything,
+one-question documents until yes-or-no verification has formed, then everything again to the end. The learning rate is
+constant and falls linearly over the last part of the tokens (warm-up, stable, decay). A checkpoint is written every
+million tokens; the same command continues from it.
 """
 
 import argparse
@@ -37,8 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SIZES", "FastLlama", "Settings", "Size", "export", "main", "pretrain"]
 
-WINDOW, LONG_WINDOW = 256, 512
-"""Longest training sequence, in tokens: commonly, and of a text with long patterns."""
+WINDOW = 256
+"""Longest training sequence, in tokens."""
+
+Start = Literal["mimetic", "induction"]
+"""Where the attention heads start: near the matching of equal tokens, or two of each layer already paired as what looks
+labels and values up in a context (`FastLlama`)."""
 
 VERSION = 1
 """Of the checkpoints: bump when text, tokenizer or training change."""
@@ -83,6 +87,8 @@ class Settings:
     """Of the matrix products; weights and optimizer are float32."""
     patterns: Patterns = "short"
     """In the text."""
+    start: Start = "mimetic"
+    """Of the attention heads."""
     learning_rate: float = 1.2e-3
     decay: float = 0.35
     """Share of the tokens over which the learning rate falls."""
@@ -102,7 +108,7 @@ class Settings:
     def scaled(self) -> "Settings":
         """For runs too short for these stages: the same stages at shares of the run."""
         if self.tokens >= 2 * self.focus_from:
-            return self
+            return dataclasses.replace(self, refresh_from=min(self.refresh_from, int(0.55 * self.tokens)))
         share = self.tokens / (2 * self.focus_from)
         names = ("first_tokens", "early_tokens", "focus_from", "focus_tokens", "focus_extension", "wide_from",
                  "refresh_from", "refresh_tokens")  # fmt: skip
@@ -160,12 +166,22 @@ class FastLlama(nn.Module):
     The initialisation decides whether in-context lookup forms at all: embeddings of deviation 0.06 and small output
     projections, so that token identity is not drowned in the residual stream; keys start near queries and outputs near
     the transposed values ("mimetic"), so that attention starts out matching equal tokens.
+
+    With `start="induction"` two heads of each layer start further on, as the pair that Olsson et al. (2022) found
+    behind learning in a context: the first attends to the token before and keeps a projection of it; the second, one
+    layer above, looks for a token before which there was what is here now, and copies it. Nothing of the language is in
+    this; by itself such a pair has not come in any run of up to 17 million tokens.
     """
 
     embedding_scale, output_scale, inner_scale = 0.06, 0.05, 0.7
     key_from_query, output_from_value = 0.7, 0.3
+    back_sharpness, match_sharpness, kept, copied = 6.0, 4.0, 0.7, 0.5
+    fast, slow_from = 8, 7
+    """Of the frequencies of positions: the first ones tell the token before, the later ones hardly tell position."""
 
-    def __init__(self, vocabulary: int, size: Size, seed: int, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self, vocabulary: int, size: Size, seed: int, dtype: torch.dtype = torch.bfloat16, start: Start = "mimetic"
+    ) -> None:
         super().__init__()
         self.size = size
         self.dtype = dtype
@@ -174,14 +190,14 @@ class FastLlama(nn.Module):
         self.norm = nn.Parameter(torch.ones(size.width))
         head = size.width // size.heads
         frequencies = 1 / (10000 ** (torch.arange(0, head, 2) / head))
-        angles = torch.arange(LONG_WINDOW)[:, None] * frequencies
+        angles = torch.arange(WINDOW)[:, None] * frequencies
         angles = torch.cat((angles, angles), -1)
         self.register_buffer("cosine", angles.cos().to(dtype), persistent=False)
         self.register_buffer("sine", angles.sin().to(dtype), persistent=False)
-        self.register_buffer(
-            "mask", torch.full((LONG_WINDOW, LONG_WINDOW), -torch.inf).triu(1).to(dtype), persistent=False
-        )
+        self.register_buffer("mask", torch.full((WINDOW, WINDOW), -torch.inf).triu(1).to(dtype), persistent=False)
         self._initialise(seed)
+        if start == "induction":
+            self._pair_heads(seed)
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
@@ -200,6 +216,41 @@ class FastLlama(nn.Module):
             query, key, value = block.query_key_value.weight.chunk(3)
             key.copy_(self.key_from_query * query + (1 - self.key_from_query) * key)
             block.output.weight.add_(self.output_from_value * value.T)
+
+    @torch.no_grad()
+    def _pair_heads(self, seed: int) -> None:
+        """Starts heads 0 and 1 of the layers as pairs (class docstring)."""
+        width, length = self.size.width, self.size.width // self.size.heads
+        generator = torch.Generator().manual_seed(derive(seed, "pairs") % 2**63)
+        stream = self.embedding_scale * math.sqrt(width)
+        # What all tokens share, from which a query and a key come that depend on position alone. Being shared, it
+        # does not move the softmax over the vocabulary.
+        shared = F.normalize(torch.randn(width, generator=generator), dim=0)
+        self.embedding.weight.add_(shared * stream)
+        fast = min(self.fast, length // 2)
+        angles = 1 / 10000 ** (torch.arange(0, length, 2)[:fast] / length)
+        query_back, key_back = torch.zeros(length), torch.zeros(length)
+        query_back[:fast] = 1
+        key_back[:fast], key_back[length // 2 : length // 2 + fast] = angles.cos(), angles.sin()
+        slow = torch.tensor([i for i in range(length) if i % (length // 2) >= min(self.slow_from, length // 4)])
+        share = math.sqrt(width / 2)  # of a normed token, half of whose square is what is shared
+        blocks = list(self.layers())
+        for block, above in itertools.pairwise(blocks):
+            query, key, value = (part[:length] for part in block.query_key_value.weight.chunk(3))
+            query.copy_(self.back_sharpness / share * torch.outer(query_back, shared))
+            key.copy_(self.back_sharpness / share * torch.outer(key_back, shared))
+            content = torch.randn(len(slow), width, generator=generator) / math.sqrt(width)
+            content -= torch.outer(content @ shared, shared)
+            place = torch.linalg.qr(torch.randn(width, len(slow), generator=generator))[0]
+            gain = self.kept * math.sqrt(width / len(slow))
+            value.zero_()[: len(slow)] = content
+            block.output.weight[:, :length].zero_()[:, : len(slow)] = place * gain * self.embedding_scale
+            query, key, value = (part[length : 2 * length] for part in above.query_key_value.weight.chunk(3))
+            query.zero_()[slow] = self.match_sharpness * content
+            key.zero_()[slow] = self.match_sharpness * place.T / gain
+            value.copy_(torch.linalg.qr(torch.randn(width, length, generator=generator))[0].T)
+            copied = self.copied * self.embedding_scale * math.sqrt(width / length)
+            above.output.weight[:, length : 2 * length] = copied * value.T
 
     def layers(self) -> Iterator[Block]:
         """The layers, in order."""
@@ -234,7 +285,7 @@ class Batch:
 
 def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Sequence[tuple[int, int]]]],
              weight: float,
-             eos: int, window: int) -> list[tuple[list[int], list[float]]]:  # fmt: skip
+             eos: int) -> list[tuple[list[int], list[float]]]:  # fmt: skip
     """Ids and loss weights of texts with their answer spans, an end-of-text token at both ends, cut to the window."""
     rows: list[tuple[list[int], list[float]]] = []
     for (_, answers), encoding in zip(
@@ -249,7 +300,7 @@ def _encoded(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[tuple[str, Se
                 span = next(spans, None)
             if span and start >= span[0] and end > start:
                 weights[position] = weight
-        rows.append((ids[: window + 1], weights[: window + 1]))
+        rows.append((ids[: WINDOW + 1], weights[: WINDOW + 1]))
     return rows
 
 
@@ -273,13 +324,12 @@ def batches(
     Each block of 1,500 texts is made from a seed of its own, so that a resumed run continues with fresh text.
     """
     pad, eos = _special_ids(tokenizer)
-    window = LONG_WINDOW if patterns == "long" else WINDOW
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     for block in itertools.count():
         rng = random.Random(derive(seed, "block", stage, block))
         texts = [documents(rng, stage, patterns=patterns) for _ in range(1500)]
-        rows = _encoded(tokenizer, [(text.text, text.answers) for text in texts], answer_weight, eos, window)
+        rows = _encoded(tokenizer, [(text.text, text.answers) for text in texts], answer_weight, eos)
         rows.sort(key=lambda row: len(row[0]))
         groups: list[list[tuple[list[int], list[float]]]] = [[]]
         for row in rows:
@@ -354,7 +404,8 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer or _shared_tokenizer(out)
     dtype = getattr(torch, settings.precision)
-    model = FastLlama(len(tokenizer), SIZES[settings.size], derive(settings.seed, "weights") % 2**63, dtype).to(device)
+    weights_seed = derive(settings.seed, "weights") % 2**63
+    model = FastLlama(len(tokenizer), SIZES[settings.size], weights_seed, dtype, settings.start).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, (0.9, 0.98), weight_decay=0.1, fused=True)
     progress = _Progress(focus_until=settings.focus_from + settings.focus_tokens)
     checkpoint = out / "checkpoint.pt"
@@ -491,7 +542,8 @@ def _card(settings: Settings, progress: _Progress) -> dict[str, Any]:
     return {
         "version": VERSION,
         "command": f"python -m openflan.world.pretrain --size {settings.size} --seed {settings.seed} "
-        f"--tokens {settings.tokens} --precision {settings.precision} --patterns {settings.patterns}",
+        f"--tokens {settings.tokens} --precision {settings.precision} --patterns {settings.patterns} "
+        f"--start {settings.start}",
         "settings": dataclasses.asdict(settings),
         "tokens": progress.tokens,
         "steps": progress.steps,
@@ -598,6 +650,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=float, default=25e6)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--patterns", choices=get_args(Patterns), default="short", help="in the text")
+    parser.add_argument("--start", choices=get_args(Start), default="mimetic", help="of the attention heads")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--compile", action="store_true", help="a faster step, after a minute and a half of compiling")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an existing run is continued")
@@ -607,7 +660,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.export_now:
         export_checkpoint(chosen.out, chosen.export_now)
         return
-    settings = Settings(chosen.size, chosen.seed, int(chosen.tokens), chosen.precision, patterns=chosen.patterns)
+    settings = Settings(chosen.size, chosen.seed, int(chosen.tokens), chosen.precision, chosen.patterns, chosen.start)
+    if chosen.patterns == "exercises":  # labels need a while of simple text to form
+        settings = dataclasses.replace(settings, early_tokens=1_000_000)
     pretrain(settings, chosen.out, device=chosen.device, compiled=chosen.compile)
 
 

@@ -30,17 +30,16 @@ STAGES: tuple[Stage, ...] = ("first", "early", "full", "focus", "refresh", "late
 """first and early: simple text; full: everything; focus and refresh: one fact and one question or claim per document;
 late: everything, with more of these."""
 
-Patterns = Literal["none", "short", "long"]
-"""Documents that repeat one thing with new content, from which learning in a context grows. short: what the shipped
-base models read; long: also exercises with headings and choices, of up to `LONGEST_EXERCISE` tokens."""
+Patterns = Literal["none", "short", "exercises"]
+"""Documents that repeat one thing with new content, from which learning in a context grows. none: left out; short: an
+exchange again and again, labelled lists, word maps; exercises: fewer of these, values to be recalled, from the first
+token on, and exercises under a heading, with choices."""
 
 DOCUMENT_SEPARATOR = "<eos>"
 """Between documents, and between the parts of some: the text of the end-of-text token."""
 
 LONGEST = 240
 """Tokens after which a document of repeated patterns ends; below the training window of 256."""
-LONGEST_EXERCISE = 470
-"""The same for exercises, whose window is 512."""
 
 _REALM = Realm.PRETRAINING
 _OPEN, _CLOSE = "\x02", "\x03"
@@ -1128,7 +1127,7 @@ _HEADINGS = ("Lesson {number}", "Exercise {number}", "Quiz of {name}", "Notes of
              "Now the same, {number} times", "Everything below is alike", "It goes like this")  # fmt: skip
 
 
-def _joined(rng: Rng, parts: Callable[[], str], count: int, separator: str, longest: int = LONGEST) -> str:
+def _joined(rng: Rng, parts: Callable[[], str], count: int, separator: str) -> str:
     """Up to `count` parts, as long as they fit into the window, a third of the time under a heading."""
     pieces: list[str] = []
     if "\n" in separator and rng.random() < 0.35:
@@ -1138,7 +1137,7 @@ def _joined(rng: Rng, parts: Callable[[], str], count: int, separator: str, long
     for _ in range(count):
         part = parts()
         length += _size(part) + 2
-        if length > longest and len(pieces) > 1:
+        if length > LONGEST and len(pieces) > 1:
             break
         pieces.append(part)
     return separator.join(pieces)
@@ -1261,6 +1260,34 @@ def _label_text(rng: Rng) -> str:
     return _joined(rng, part, count, separator)
 
 
+def _word_label_text(rng: Rng) -> str:
+    """Single words of two kinds, each kind with a label: the shortest text that labels are learned from."""
+    kinds = rng.sample(tuple(lang.KINDS.values()), 2)
+    labels, arrow = rng.sample(rng.choice(_LABELS), 2), rng.choice(_ARROWS)
+
+    def part() -> str:
+        index = rng.randrange(2)
+        return f"{rng.choice(kinds[index])}{arrow}{_mark(labels[index])}"
+
+    return _joined(rng, part, rng.choice((8, 12, 16, 24)), rng.choice(("; ", "\n", ". ", "\n\n")))
+
+
+def _recall_text(rng: Rng) -> str:
+    """Words with values drawn for this text alone, each asked for again and again: the first time is a guess."""
+    words = tuple(word for kind in rng.sample(tuple(lang.KINDS.values()), 2) for word in kind)
+    asked = rng.sample(words, rng.choice((2, 3, 4, 5, 6)))
+    values = {word: rng.choice(words) for word in asked}
+    arrow, seen = rng.choice(_ARROWS), set[str]()
+
+    def part() -> str:
+        word = rng.choice(asked)
+        value = _mark(values[word]) if word in seen else values[word]
+        seen.add(word)
+        return f"{word}{arrow}{value}"
+
+    return _joined(rng, part, 4 * len(asked), rng.choice(("; ", "\n", ". ")))
+
+
 def _mapped_pairs(rng: Rng) -> list[tuple[str, str]]:
     """A map of words or short word lists: pairs (from, to)."""
     kind = rng.random()
@@ -1376,7 +1403,7 @@ def _exercise_text(rng: Rng) -> str:
             lines.append(choices.format(*ordered))
         return "\n".join([*lines, f"{lead}{_mark(answer)}"])
 
-    return _joined(rng, part, rng.choice((3, 4, 6, 8, 12)), rng.choice(("\n\n", "\n\n", "\n")), LONGEST_EXERCISE)
+    return _joined(rng, part, rng.choice((3, 4, 6, 8, 12)), rng.choice(("\n\n", "\n\n", "\n")))
 
 
 # --------------------------------------------------------------------------------------------------------- the mixtures
@@ -1410,17 +1437,28 @@ _STAGE_MIXTURES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
     "late": (*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
 }
 _SHORT_PATTERNS = (_pattern_text, _same_scene_kind_text, _label_text, _map_text, _same_piece_text)
+_EXERCISES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
+    "first": ((_recall_text, 5), (_word_label_text, 3)),
+    "early": ((_recall_text, 6), (_word_label_text, 5), (_map_text, 1)),
+    "full": ((_recall_text, 1.5), (_word_label_text, 1), (_label_text, 3), (_pattern_text, 2), (_map_text, 1),
+             (_same_scene_kind_text, 0.5), (_same_piece_text, 0.7), (_exercise_text, 5)),
+    "focus": ((_recall_text, 0.4), (_word_label_text, 0.6), (_label_text, 0.5), (_exercise_text, 0.6)),
+    "refresh": ((_recall_text, 0.4), (_word_label_text, 0.4), (_label_text, 0.6), (_exercise_text, 0.6)),
+}  # fmt: skip
+"""What stands in the place of the short patterns, by stage; late is full. In the stages of one-question documents too:
+half a million tokens without them, and labels are no longer learned from a context."""
 
 
-def _with(patterns: Patterns, parts: tuple[tuple[Maker, float], ...]) -> tuple[list[Maker], list[float]]:
-    if patterns == "none":
-        return _mixture(*(part for part in parts if part[0] not in _SHORT_PATTERNS))
-    if patterns == "long" and any(maker is _label_text for maker, _ in parts):
-        return _mixture(*parts, (_exercise_text, 6.0))
+def _with(patterns: Patterns, stage: Stage) -> tuple[list[Maker], list[float]]:
+    parts = _STAGE_MIXTURES[stage]
+    if patterns == "short":
+        return _mixture(*parts)
+    parts = tuple(part for part in parts if part[0] not in _SHORT_PATTERNS)
+    if patterns == "exercises":
+        parts += _EXERCISES.get("full" if stage == "late" else stage, ())
     return _mixture(*parts)
 
 
 _MIXTURES: dict[Patterns, dict[Stage, tuple[list[Maker], list[float]]]] = {
-    patterns: {stage: _with(patterns, parts) for stage, parts in _STAGE_MIXTURES.items()}
-    for patterns in get_args(Patterns)
+    patterns: {stage: _with(patterns, stage) for stage in STAGES} for patterns in get_args(Patterns)
 }
