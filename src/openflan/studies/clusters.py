@@ -22,12 +22,10 @@ def plan(settings: StudySettings) -> Plan:
     available = train_clusters(settings)
     counts = sorted({min(count, len(available)) for count in settings.counts})
     readings: list[Reading] = []
-    replicates: list[Replicate] = []
-    for number in range(settings.orders):
-        order = order_of(available, settings, number)
-        model = settings.models[number % len(settings.models)]
-        replicate = Replicate(model, settings.seeds[number % len(settings.seeds)], number)
-        replicates.append(replicate)
+    models, seeds = settings.models, settings.seeds
+    replicates = [Replicate(models[n % len(models)], seeds[n % len(seeds)], n) for n in range(settings.orders)]
+    for replicate in replicates:
+        order = order_of(available, settings, replicate.order)
         untuned = System(settings.recipe_of(replicate, "untuned", settings.together))
         readings += _at(0, replicate, untuned) + readings_at(GROWING, 0, replicate, untuned)
         for count in counts:

@@ -106,13 +106,17 @@ class Settings:
     """Tokens after which a batch holds 2048 tokens rather than 1024."""
 
     def scaled(self) -> "Settings":
-        """For runs too short for these stages: the same stages at shares of the run."""
+        """With the stages of its text; for runs too short for these, the same stages at shares of the run."""
+        settings = self
+        if self.patterns == "exercises":  # labels need a while of simple text to form
+            early, refresh = max(self.early_tokens, 1_000_000), min(self.refresh_from, 5_500_000)
+            settings = dataclasses.replace(self, early_tokens=early, refresh_from=refresh)
         if self.tokens >= 2 * self.focus_from:
-            return dataclasses.replace(self, refresh_from=min(self.refresh_from, int(0.55 * self.tokens)))
+            return settings
         share = self.tokens / (2 * self.focus_from)
         names = ("first_tokens", "early_tokens", "focus_from", "focus_tokens", "focus_extension", "wide_from",
                  "refresh_from", "refresh_tokens")  # fmt: skip
-        return dataclasses.replace(self, **{name: int(getattr(self, name) * share) for name in names})
+        return dataclasses.replace(settings, **{name: int(getattr(settings, name) * share) for name in names})
 
     def continues(self, earlier: "Settings", tokens: int) -> bool:
         """Whether a run of `earlier` settings, now at `tokens`, can go on with these.
@@ -126,6 +130,11 @@ class Settings:
 
 
 # ---------------------------------------------------------------------------------------------------------------- model
+
+
+def _frequencies(length: int) -> Tensor:
+    """Radians per position of a head's rotary pairs (length / 2), fastest first."""
+    return 1 / (10000 ** (torch.arange(0, length, 2) / length))
 
 
 class Block(nn.Module):
@@ -189,8 +198,7 @@ class FastLlama(nn.Module):
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.layers))
         self.norm = nn.Parameter(torch.ones(size.width))
         head = size.width // size.heads
-        frequencies = 1 / (10000 ** (torch.arange(0, head, 2) / head))
-        angles = torch.arange(WINDOW)[:, None] * frequencies
+        angles = torch.arange(WINDOW)[:, None] * _frequencies(head)
         angles = torch.cat((angles, angles), -1)
         self.register_buffer("cosine", angles.cos().to(dtype), persistent=False)
         self.register_buffer("sine", angles.sin().to(dtype), persistent=False)
@@ -228,7 +236,7 @@ class FastLlama(nn.Module):
         shared = F.normalize(torch.randn(width, generator=generator), dim=0)
         self.embedding.weight.add_(shared * stream)
         fast = min(self.fast, length // 2)
-        angles = 1 / 10000 ** (torch.arange(0, length, 2)[:fast] / length)
+        angles = _frequencies(length)[:fast]
         query_back, key_back = torch.zeros(length), torch.zeros(length)
         query_back[:fast] = 1
         key_back[:fast], key_back[length // 2 : length // 2 + fast] = angles.cos(), angles.sin()
@@ -661,8 +669,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         export_checkpoint(chosen.out, chosen.export_now)
         return
     settings = Settings(chosen.size, chosen.seed, int(chosen.tokens), chosen.precision, chosen.patterns, chosen.start)
-    if chosen.patterns == "exercises":  # labels need a while of simple text to form
-        settings = dataclasses.replace(settings, early_tokens=1_000_000)
     pretrain(settings, chosen.out, device=chosen.device, compiled=chosen.compile)
 
 

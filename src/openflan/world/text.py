@@ -1183,6 +1183,10 @@ _LABELS = (NONSENSE, NONSENSE, tuple("abcdefgh"), lang.NUMBERS[1:9], lang.COLOUR
 _ARROWS = (": ", " - ", "\n", " | ", " is ", ", so ", " = ", " goes with ")
 
 
+def _one_of(words: Sequence[str]) -> Maker:
+    return lambda rng: rng.choice(words)
+
+
 def _labelled_sources(rng: Rng) -> tuple[list[Maker], int]:
     """Kinds of input to be told apart, and how long an input is (1 a word, 2 a sentence, 3 more)."""
 
@@ -1191,9 +1195,6 @@ def _labelled_sources(rng: Rng) -> tuple[list[Maker], int]:
 
     def asked(relation: str) -> Maker:
         return lambda r: lang.wh_question(r, lang.random_fact(r, _REALM, relation))
-
-    def word(kind: str) -> Maker:
-        return lambda r: r.choice(lang.KINDS[kind])
 
     def reviewed(positive: bool) -> Maker:
         return lambda r: lang.review(r, _REALM, positive).text
@@ -1226,9 +1227,9 @@ def _labelled_sources(rng: Rng) -> tuple[list[Maker], int]:
 
     kind = rng.random()
     if kind < 0.30:
-        return [word(name) for name in rng.sample(tuple(lang.KINDS), rng.choice((2, 2, 3)))], 1
+        return [_one_of(lang.KINDS[name]) for name in rng.sample(tuple(lang.KINDS), rng.choice((2, 2, 3)))], 1
     if kind < 0.36:
-        return [lambda r: r.choice(lang.MEN), lambda r: r.choice(lang.WOMEN)], 1
+        return [_one_of(lang.MEN), _one_of(lang.WOMEN)], 1
     if kind < 0.50:
         return [stated(name) for name in rng.sample(tuple(lang.RELATIONS), rng.choice((2, 2, 3)))], 2
     if kind < 0.60:
@@ -1244,7 +1245,16 @@ def _labelled_sources(rng: Rng) -> tuple[list[Maker], int]:
 
 def _label_text(rng: Rng) -> str:
     """Inputs of two or three kinds, each kind with an arbitrary label that holds for this document."""
-    sources, length = _labelled_sources(rng)
+    return _labelled(rng, *_labelled_sources(rng))
+
+
+def _word_label_text(rng: Rng) -> str:
+    """Single words of two kinds, each kind with a label: the shortest text that labels are learned from."""
+    return _labelled(rng, [_one_of(words) for words in rng.sample(tuple(lang.KINDS.values()), 2)], 1)
+
+
+def _labelled(rng: Rng, sources: Sequence[Maker], length: int) -> str:
+    """`length` as in `_labelled_sources`."""
     labels = rng.sample(rng.choice([group for group in _LABELS if len(group) >= len(sources)]), len(sources))
     arrow = rng.choice(_ARROWS)
     if length == 1:
@@ -1258,18 +1268,6 @@ def _label_text(rng: Rng) -> str:
         return f"{sources[index](rng)}{arrow}{_mark(labels[index])}"
 
     return _joined(rng, part, count, separator)
-
-
-def _word_label_text(rng: Rng) -> str:
-    """Single words of two kinds, each kind with a label: the shortest text that labels are learned from."""
-    kinds = rng.sample(tuple(lang.KINDS.values()), 2)
-    labels, arrow = rng.sample(rng.choice(_LABELS), 2), rng.choice(_ARROWS)
-
-    def part() -> str:
-        index = rng.randrange(2)
-        return f"{rng.choice(kinds[index])}{arrow}{_mark(labels[index])}"
-
-    return _joined(rng, part, rng.choice((8, 12, 16, 24)), rng.choice(("; ", "\n", ". ", "\n\n")))
 
 
 def _recall_text(rng: Rng) -> str:
