@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -115,6 +116,20 @@ def test_a_signal_to_end_is_left_to_the_process_that_is_worked_for() -> None:
             os.kill(worker, signal.SIGTERM)
         assert set(itertools.islice(results, 20)) <= workers
         assert all(map(is_running, workers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_does_not_end_a_process_that_is_only_starting(sent: signal.Signals) -> None:
+    others = set(multiprocessing.active_children())
+    with contextlib.closing(in_order(own_id, 0, workers=2)) as results:
+        next(results)
+        workers = {child.pid for child in multiprocessing.active_children() if child not in others}
+        assert len(workers) == 2
+        for worker in workers:
+            assert worker is not None
+            os.kill(worker, sent)
+        assert set(itertools.islice(results, 20)) <= workers
 
 
 @pytest.mark.slow

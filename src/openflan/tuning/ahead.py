@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 AHEAD = 2
 """Results for each process that are under way or wait to be taken; what bounds memory."""
+
+LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C goes to all processes of a terminal, SIGTERM often to all of a job: the one that started them decides."""
 
 _function: Callable[[int], Any] | None = None
 """A worker process's; sent once, when it starts."""
@@ -75,6 +79,15 @@ def _pickled(function: Callable[[int], Any]) -> bytes:
 
 
 class _Process(SpawnProcess):
+    def start(self) -> None:
+        """The process begins with the signals held back, as one that came before it ignores them could end it."""
+        resource_tracker.ensure_running()  # its own start lets them through again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_PARENT)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def terminate(self) -> None:
         """Workers pass over SIGTERM, which a pool that one of them has left sends to the others before it waits."""
         self.kill()
@@ -86,9 +99,9 @@ class _Context(SpawnContext):
 
 def _start_worker(sent: bytes) -> None:
     global _function
-    # Ctrl-C goes to all processes of a terminal, SIGTERM often to all of a job: the one that started this one decides.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in LEFT_TO_PARENT:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_PARENT)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     # One process is one core, so that workers share a machine as they are told to.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
