@@ -86,6 +86,28 @@ def test_lineage_is_closed_over_the_catalog(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("ours", "place"),
+    [
+        ('hub = "toy/feeling"', "toy/feeling"),
+        ('rows_of = "feeling"\nobtain = "by hand"', "the rows of feeling"),
+        ('hub = "toy/feeling"\nconfig = "other"', ""),
+    ],
+)
+@pytest.mark.parametrize("held_out", ["nli", "sentiment"])
+def test_tasks_that_read_the_same_rows_are_never_on_both_sides(
+    tmp_path: Path, ours: str, place: str, held_out: str
+) -> None:
+    folder = write_catalog(tmp_path, ("mine", "nli"), ("feeling", "sentiment"), ("story", "misc"))
+    text = (folder / "mine.toml").read_text(encoding="utf-8")
+    (folder / "mine.toml").write_text(text.replace('hub = "toy/mine"', ours), encoding="utf-8")
+    catalog = load_catalog(folder)
+    other, evaluated = ("feeling", "mine") if held_out == "nli" else ("mine", "feeling")
+    told = f"shares source text with {evaluated}: both read {place}" if place else None
+    assert dict(hold_out(catalog, [held_out]).excluded).get(other) == told
+    assert other in [task.name for task in hold_out(catalog, [held_out], rule="paper").train]
+
+
 def test_the_papers_clusters_and_corpora_bar_each_other() -> None:
     catalog = load_catalog("flan")
 

@@ -92,7 +92,18 @@ def shared_text(task: Task, evaluated: Iterable[Task], made_of: Mapping[str, Lin
         if shared := sorted(ours.keys() & theirs.keys(), key=lambda c: (len(ours[c]) + len(theirs[c]), c)):
             ways = [" from ".join(way) for way in (ours[shared[0]], theirs[shared[0]]) if len(way) > 1]
             return f"shares source text with {other.name}: {'; '.join(ways)}"
+        if place := _same_place(task, other):
+            return f"shares source text with {other.name}: both read {place}"
     return ""
+
+
+def _same_place(task: Task, other: Task) -> str:
+    """Where both tasks read their rows, or "" where it is not one place: no `derived_from` needs to say that."""
+    ours, theirs = task.source, other.source
+    if ours.hub is not None and (ours.hub, ours.config) == (theirs.hub, theirs.config):
+        return ours.hub + (f" ({ours.config})" if ours.config else "")
+    folder = ours.rows_of or task.name
+    return f"the rows of {folder}" if folder == (theirs.rows_of or other.name) else ""
 
 
 def hold_out(
@@ -101,8 +112,8 @@ def hold_out(
     """Split a catalog so that nothing of `clusters` is tuned on (paper section 2.2).
 
     Out of tuning go: tasks of the held-out clusters, tasks of clusters barred with them and, under the strict rule,
-    tasks made from the same source text as an evaluated one, near or far. `train_clusters` limits tuning to some
-    clusters.
+    tasks made from the same source text as an evaluated one, near or far, or read from the same place.
+    `train_clusters` limits tuning to some clusters.
 
     Raises CatalogError for an unknown or empty cluster, or if nothing is left to tune on, and LeakageError if
     `train_clusters` names a cluster that must stay out.
