@@ -96,3 +96,27 @@ def test_names_and_splits_that_would_show_the_answer_are_refused(tmp_path: Path)
     file.write_text(plain.replace("[columns]\n", 'splits = { train = "all", dev = "all", test = "all" }\n[columns]\n'))
     with pytest.raises(CatalogError, match="train and test are the same rows"):
         load_catalog(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("splits", "shared"),
+    [
+        ('train = "train", dev = "train[:200]", test = "test"', "train and dev"),
+        ('train = "train", test = "train[:10%]"', "train and test"),
+        ('dev = "validation[:50]", test = "validation"', "dev and test"),
+        ('train = "train+validation", dev = "train", test = "validation"', "train and dev"),
+        ('train = "train[:10]+extra", dev = "train[:10]", test = "test"', "train and dev"),
+        ('train = "train[:90%]", dev = "train[:90%]", test = "train[90%:]"', ""),
+        ('train = "train", dev = "train", test = "train_b[:10]"', ""),
+        ('train = "train[:80%]+more", dev = "train[80%:]", test = "validation"', ""),
+    ],
+)
+def test_splits_that_share_rows_are_refused(tmp_path: Path, splits: str, shared: str) -> None:
+    write_catalog(tmp_path, ("toy", "nli"))
+    file = tmp_path / "toy.toml"
+    file.write_text(file.read_text().replace("[columns]\n", f"splits = {{ {splits} }}\n[columns]\n"))
+    if not shared:
+        assert load_catalog(tmp_path).tasks
+        return
+    with pytest.raises(CatalogError, match=f"splits: {shared} share rows"):
+        load_catalog(tmp_path)

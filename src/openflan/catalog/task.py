@@ -3,6 +3,7 @@
 Takes a parsed TOML table, gives a frozen, checked `Task`. Read next: `load.py`.
 """
 
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -54,6 +55,16 @@ class Template(_Record):
     """Other words for the task's options, in the same order; None takes the task's own."""
 
 
+def _in_both(one: str, other: str) -> str:
+    """The hub split of which both expressions take a same part, or one of them all there is; or ""."""
+    parts = {part.strip() for part in one.split("+")}
+    for part in (part.strip() for part in other.split("+")):
+        name = part.partition("[")[0]
+        if part in parts or name in parts or (part == name and any(p.partition("[")[0] == name for p in parts)):
+            return name
+    return ""
+
+
 class Source(_Record):
     """Where rows come from: a hub dataset, or a generator of the micro-world, or (local only) a data root."""
 
@@ -78,6 +89,10 @@ class Source(_Record):
             raise ValueError("name a hub dataset, a world generator, or say in `obtain` how to get the files")
         if self.splits.get("test") is not None and self.splits.get("test") == self.splits.get("train"):
             raise ValueError("splits: train and test are the same rows; give test rows of its own, or leave train out")
+        for (one, theirs), (other, others) in combinations(self.splits.items(), 2):
+            if theirs != others and (name := _in_both(theirs, others)):
+                what = f"splits: {one} and {other} share rows: {theirs!r} and {others!r} both take from {name!r}"
+                raise ValueError(f"{what}; give each a part of its own, as 'train[:90%]' and 'train[90%:]'")
         if self.world and set(self.rows) != set(SPLITS):
             raise ValueError("a world source needs rows = { train = …, dev = …, test = … }")
         return self
