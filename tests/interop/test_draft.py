@@ -145,6 +145,8 @@ def test_rows_need_not_have_all_keys_and_labels_may_be_signs(tmp_path: Path) -> 
     signs[7] = {"text": "a line without one"}
     file, folder, data = write(tmp_path / "rows.jsonl", signs), tmp_path / "tasks", tmp_path / "data"
     new_task("moods", file, folder, cluster="nli", answer="mood", data_root=data)
+    signs[9]["mood"] = float("nan")
+    assert draft_task("moods", signs, cluster="nli", answer="mood", where="rows").labels == ("\U0001f44d", "\U0001f44e")
     task, ledger = load_catalog(folder).task("moods"), Ledger()
     for split in SPLITS:
         read_columns(task, read_rows(task, split, SourceSettings(data_root=data), ledger), ledger)

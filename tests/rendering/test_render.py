@@ -62,6 +62,8 @@ def test_wording_and_options_can_be_taken_away_apart(task: Task) -> None:
         ({"label": "maybe"}, "is not an index"),
         ({"hypothesis": None}, "hypothesis"),
         ({"label": None}, "gold is null"),
+        ({"hypothesis": float("nan")}, "column hypothesis is null"),
+        ({"label": float("nan")}, "gold is null"),
     ],
 )
 def test_a_row_that_does_not_fit_is_counted_with_its_id(task: Task, fields: dict[str, object], reason: str) -> None:
@@ -140,6 +142,9 @@ def test_what_a_filter_gives_one_by_one_is_a_list(task: Task) -> None:
         ({"options": "many"}, {"many": 7}, "options is not a list of choices"),
         ({"options": "[premise, nobody]"}, {}, "options is null"),
         ({"gold": "label"}, {"label": 0.5}, "gold 0.5 is not an index"),
+        ({"grade": "score"}, {"score": float("nan")}, "grade is null"),
+        ({"grade": "score"}, {"score": "nan"}, "grade 'nan' is not a number"),
+        ({"grade": "scores[0]"}, {"scores": [float("inf")]}, "grade inf is not a number"),
         ({}, {"hypothesis": "hi \ud83d"}, "holds half of a surrogate pair, which is no character"),
         (
             {"gold": "label / zero"},

@@ -125,7 +125,9 @@ def _answer_column(rows: Rows, columns: Sequence[str], where: str) -> str:
 
 def _labels(values: Sequence[Any]) -> tuple[str, ...]:
     """The sorted different values of a column that holds labels, else nothing."""
-    different = sorted({str(value).strip() for value in values if value not in (None, "")})
+    # Not a number, which equals nothing, is how pandas writes what is missing.
+    given = [value for value in values if value not in (None, "") and value == value]
+    different = sorted({str(value).strip() for value in given})
     few = 2 <= len(different) <= min(MOST_LABELS, max(2, len(values) // 3))
     return tuple(different) if few and all(len(value.split()) <= 6 for value in different) else ()
 

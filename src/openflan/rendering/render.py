@@ -4,6 +4,7 @@ Takes a task and rows, gives `Example`s; rows that do not fit are dropped with f
 Read next: `mixture/mixture.py`.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,24 +131,26 @@ def options_block(options: Sequence[str]) -> str:
 
 
 def _read_row(task: Task, row: Row) -> ReadRow:
-    scope = {**row.fields, "row": dict(row.fields)}
-    columns = _columns(task, scope, row.fields)
+    # Not a number is how pandas writes what is missing.
+    fields = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in row.fields.items()}
+    scope = {**fields, "row": dict(fields)}
+    columns = _columns(task, scope, fields)
     scope = {**scope, **columns}
     if task.answer.text is not None:
-        value = _evaluate(task.answer.text, scope, f"{task.name}: answer.text", "answer", row.fields)
+        value = _evaluate(task.answer.text, scope, f"{task.name}: answer.text", "answer", fields)
         texts = tuple(text for text in _strings(_listed(value), "answer") if text.strip())
         if not texts:
             raise RowError("empty answer")
         options, gold, grade = (), (), None
     else:
         texts = ()
-        grade = _grade(task, scope, row.fields)
-        options = _option_texts(task, task.answer.options, scope, row.fields)
-        gold = _gold(task, scope, len(options), row.fields)
+        grade = _grade(task, scope, fields)
+        options = _option_texts(task, task.answer.options, scope, fields)
+        gold = _gold(task, scope, len(options), fields)
     if any(not text.isascii() and _SURROGATE.search(text) for text in texts_within([columns, options, texts])):
         raise RowError("holds half of a surrogate pair, which is no character")
     group = columns.get(task.group) if task.group else None
-    return ReadRow(row.id, columns, row.fields, options, gold, texts, row.id if group is None else str(group), grade)
+    return ReadRow(row.id, columns, fields, options, gold, texts, row.id if group is None else str(group), grade)
 
 
 def _strings(values: Iterable[Any], what: str) -> tuple[str, ...]:
@@ -242,9 +245,12 @@ def _grade(task: Task, scope: dict[str, Any], fields: Mapping[str, Any]) -> floa
         return None
     value = _evaluate(task.answer.grade, scope, f"{task.name}: answer.grade", "grade", fields)
     try:
-        return float(value)
+        grade = float(value)
     except (TypeError, ValueError) as error:
         raise RowError(f"grade {value!r} is not a number") from error
+    if not math.isfinite(grade):
+        raise RowError(f"grade {value!r} is not a number")
+    return grade
 
 
 def _options(task: Task, row: ReadRow, template: Template) -> tuple[str, ...]:
