@@ -55,6 +55,14 @@ def test_a_difference_is_paired_by_items_and_by_replicates():
     assert contrast(first, first).p == 1
 
 
+@pytest.mark.parametrize(("items", "p"), [(1, 1), (3, 1 / 4), (6, 1 / 32), (50, 1e-6)])
+def test_a_few_items_that_all_differ_alike_prove_little(items: int, p: float) -> None:
+    one = Replicate("m", 0)
+    first, second = (point({(one, "x"): reading(mean, n=items)}) for mean in (1.0, 0.0))
+    assert contrast(first, second).p == pytest.approx(p)
+    assert contrast(first, first).p == 1
+
+
 @pytest.mark.parametrize(
     ("models", "seeds", "spread"),
     [(3, 2, (0.03, 0.0, 0.0, 0.01)), (3, 2, (0.03, 0.03, 0.0, 0.01)), (3, 2, (0.02, 0.02, 0.02, 0.02)),

@@ -61,7 +61,7 @@ class Contrast:
     low: float
     high: float
     p: float
-    """Two-sided, of Student's t."""
+    """Two-sided, of Student's t; no less than exchanging so many items could give."""
     smallest_detectable: float | None
     """The difference that would have been shown four times in five."""
 
@@ -109,7 +109,9 @@ def contrast(first: Point, second: Point) -> Contrast:
     error = _error(gains, first.draws - second.draws, replicates)
     mean = first.mean - second.mean
     low, high = error.interval(mean)
-    return Contrast(mean, low, high, error.p(mean), error.smallest_detectable())
+    # Of a few items that all differ alike the bootstrap shows no error at all; there are 2 ** n ways to exchange them.
+    least = 2.0 ** (1 - min(first.n, second.n))
+    return Contrast(mean, low, high, max(error.p(mean), least), error.smallest_detectable())
 
 
 def _error(means: Floats, draws: Floats, replicates: Sequence[Replicate]) -> statistics.Error:
