@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 from rich.console import Console
-from tests.evaluation.conftest import write_run
+from tests.evaluation.conftest import grid, write_run
 from tests.evaluation.test_compare import SAMPLES, TASKS
 from tests.reports.test_page import assert_grids_are_whole, read
 
@@ -150,6 +150,18 @@ def test_equal_runs_are_printed_as_no_difference_shown(run_folder: Path) -> None
     # An interval of 0.0 to 0.0 is no proof of equality: 1 - 0.05 ** (1 / 60)
     assert "the two never differed, which leaves room for differences on up to 4.9 % of items like these" in text
     assert "Moved most" not in text
+
+
+@pytest.mark.parametrize(
+    ("items", "told"),
+    [(1, "there is one group, which leaves open"), (5, "all 5 groups differ by the same, which leaves open")],
+)
+def test_a_few_items_that_all_differ_alike_are_not_said_to_be_equal(items: int, told: str, tmp_path: Path) -> None:
+    task = TASKS["t"]
+    samples = grid(lambda arm, _task, _item, _template: float(arm == "tuned"), tasks=[task], items=items)
+    text = printed(compared(write_run(tmp_path / "few", samples, {"t": task})), 1000)
+    assert "No difference shown on natural language inference: 100.0 against 0.0, +100.0 points" in text
+    assert told in text and "never differed" not in text
 
 
 def test_changed_items_are_printed_with_what_was_said(run_folder: Path, other_folder: Path) -> None:

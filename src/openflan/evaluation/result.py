@@ -91,7 +91,7 @@ class Difference(TypedDict):
     n: int
     """Items both arms answered."""
     smallest_detectable: float | None
-    """True difference this sample would find with 80 % power; None where the arms never differed."""
+    """True difference this sample would find with 80 % power; None where all groups differed alike, or not at all."""
     p_mcnemar: NotRequired[float]
     """Exact, for single tasks asked with one template in both arms and scored 0 or 1."""
 

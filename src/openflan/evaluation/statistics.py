@@ -252,8 +252,8 @@ def reading(low: float, high: float, p: float | None) -> Reading:
 def smallest_detectable(draws: Floats) -> float | None:
     """The true difference a sample like this one finds with 80 % power at the two-sided 5 % level.
 
-    From the standard error the bootstrap of the difference shows. None where the arms never differed, which leaves
-    the error unknown rather than zero.
+    From the standard error the bootstrap of the difference shows. None where all groups differed by the same, or not at
+    all, which leaves the error unknown rather than zero.
     """
     return Error(float(np.nanvar(draws)), math.inf).smallest_detectable()
 

@@ -73,6 +73,10 @@ def sentence(comparison: Comparison, entry: Entry) -> str:
 
 def could_show(entry: Compared) -> str:
     """What the sample could have shown, as a clause."""
+    if entry["smallest_detectable"] is None and entry["mean"] != 0:
+        number = entry["groups"]
+        told = "there is one group" if number == 1 else f"all {count(number)} groups differ by the same"
+        return f"{told}, which leaves open how far others would"
     if entry["smallest_detectable"] is None:
         unseen = percent(statistics.most_unseen(entry["groups"]))
         return f"the two never differed, which leaves room for differences on up to {unseen} % of items like these"
