@@ -92,10 +92,23 @@ def test_few_drops_are_counted_and_pass(task: Task) -> None:
     assert ledger.kept["render", "toy"] == 99
 
 
-def test_templates_cannot_reach_beyond_the_row(task: Task) -> None:
-    bad = task.templates[0].model_copy(update={"inputs": "{{ premise.__class__.__mro__ }}"})
-    with pytest.raises(CatalogError):
+@pytest.mark.parametrize(
+    "inputs", ["{{ premise.__class__.__mro__ }}", "{{ 10 // (premise | length - 9) }}", "{{ range(10 ** 9) | list }}"]
+)
+def test_templates_cannot_reach_beyond_the_row_or_reckon_without_an_error(task: Task, inputs: str) -> None:
+    bad = task.templates[0].model_copy(update={"inputs": inputs})
+    with pytest.raises(CatalogError, match=r"toy: template follows\.inputs"):
         render(task, read(task), bad)
+
+
+@pytest.mark.parametrize("own", [("one", "two"), "options[:2]", "options + ['more']"])
+def test_a_templates_own_options_are_as_many_as_the_rows(task: Task, own: tuple[str, ...] | str) -> None:
+    chosen = changed(task, options="many")
+    template = task.templates[0].model_copy(update={"options": own})
+    with pytest.raises(CatalogError, match=r"follows\.options: row train/0: \d options, the task has 3 for it"):
+        render(chosen, read(chosen, many=["a", "b", "c"]), template)
+    two = read(chosen, many=["a", "b"])
+    assert own == "options + ['more']" or render(chosen, two, template).options in (own, two.options)
 
 
 def test_the_trimmable_span_is_where_the_passage_stands(task: Task) -> None:

@@ -256,20 +256,23 @@ def _grade(task: Task, scope: dict[str, Any], fields: Mapping[str, Any]) -> floa
 def _options(task: Task, row: ReadRow, template: Template) -> tuple[str, ...]:
     if template.options is None or not row.options:
         return row.options
-    if isinstance(template.options, tuple):
-        return template.options
+    where = f"{task.name}: template {template.id}.options"
     scope = {**row.raw, "row": dict(row.raw), **row.columns, "options": list(row.options)}
     try:
-        return _option_texts(task, template.options, scope, row.raw)
+        own = _option_texts(task, template.options, scope, row.raw)
     except RowError as error:
-        raise CatalogError(Problem(f"{task.name}: template {template.id}.options", f"row {row.id}: {error}")) from error
+        raise CatalogError(Problem(where, f"row {row.id}: {error}")) from error
+    if len(own) != len(row.options):
+        what = f"row {row.id}: {len(own)} options, the task has {len(row.options)} for it"
+        raise CatalogError(Problem(where, what, "give other words for all of them, in the same order"))
+    return own
 
 
 def _text(task: Task, template: Template, side: Literal["inputs", "targets"], values: dict[str, Any]) -> str:
     where = f"{task.name}: template {template.id}.{side}"
     try:
         return compile_text(getattr(template, side), where).render(values)
-    except (TemplateError, TypeError, ValueError) as error:
+    except _EVALUATION_ERRORS as error:
         missing = sorted(variables(getattr(template, side)) - values.keys())
         hint = nearest(missing[0], values) if missing else ""
         raise CatalogError(Problem(where, str(error), hint)) from error
