@@ -4,7 +4,9 @@ import pytest
 
 from openflan.catalog.holdout import hold_out
 from openflan.catalog.load import load_catalog
+from openflan.catalog.task import OF_OPTIONS
 from openflan.errors import CatalogError
+from openflan.evaluation.metrics import METRICS
 from tests.catalog.toys import task_toml, write_catalog
 
 CLUSTERS = 12
@@ -120,3 +122,19 @@ def test_splits_that_share_rows_are_refused(tmp_path: Path, splits: str, shared:
         return
     with pytest.raises(CatalogError, match=f"splits: {shared} share rows"):
         load_catalog(tmp_path)
+
+
+def test_metrics_that_cannot_score_the_task_are_refused(tmp_path: Path) -> None:
+    assert {name for name, measure in METRICS.items() if measure.needs_options} == OF_OPTIONS
+    write_catalog(tmp_path, ("toy", "nli"))
+    file = tmp_path / "toy.toml"
+    plain = file.read_text().replace('metrics = ["accuracy"]', 'metrics = ["squad", "f1", "accuracy"]')
+    file.write_text(plain.replace('options = ["yes", "no"]', 'options = ["yes", "no", "so"]'))
+    with pytest.raises(CatalogError, match="metrics f1: need two options, the second being yes, not 3"):
+        load_catalog(tmp_path)
+    written = plain.replace('options = ["yes", "no"]\ngold = "label"', 'text = "label"')
+    file.write_text(written.replace('form = "classification"', 'form = "generation"'))
+    with pytest.raises(CatalogError, match="metrics accuracy, f1: need options, a generation task has none"):
+        load_catalog(tmp_path)
+    file.write_text(plain)
+    assert load_catalog(tmp_path).task("toy").metrics == ("squad", "f1", "accuracy")

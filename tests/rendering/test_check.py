@@ -26,6 +26,11 @@ PLANTED = {
     "empty side": (INPUTS, "{% if hypothesis == '' %}{{ premise }}{% endif %}", "inputs is empty"),
     "gold outside the options": ('gold = "label"', 'gold = "label + 1"', "label 2 is outside 0..1"),
     "options of another number": ('options = ["yes", "no"]', 'options = ["yes"]', "has 2 options, the task has 1"),
+    "metric of two options": (
+        'metrics = ["accuracy"]',
+        'metrics = ["accuracy", "f1"]',
+        ": f1 need two options, it has 3",
+    ),
     "answer shown": (INPUTS, "{{ premise }} {{ answer }}", "shows the answer"),
     "column that is the answer": (
         "[answer]",
@@ -59,6 +64,9 @@ def plant(fault: str, folder: Path) -> Path:
     text = task_toml("toy")
     assert old in text
     text = text.replace(old, new, 1)
+    if fault == "metric of two options":
+        text = text.replace('options = ["yes", "no"]', "options = '[premise, hypothesis, \"both\"]'")
+        text = text.replace('options = ["True", "False"]\n', "")
     if fault == "column that is the answer":
         text = text.replace("{{ hypothesis }}\n{{ options_ }}", "{{ hypothesis }} {{ gave_away }}", 1)
     folder.mkdir()

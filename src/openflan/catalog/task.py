@@ -30,6 +30,11 @@ Metric = Literal[
     "word_edit",
 ]
 
+OF_OPTIONS: frozenset[Metric] = frozenset({"accuracy", "f1", "f1a", "macro_f1", "matthews", "pearson"})
+"""Metrics of chosen options; the others compare texts, those of options too."""
+OF_TWO_OPTIONS: frozenset[Metric] = frozenset({"f1", "f1a"})
+"""Metrics of a yes and a no, the second option being the yes."""
+
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 DEV_ROWS = 200
 """Rows set aside to choose the best template, never trained on (paper section 2.3; FLAN's code uses 200)."""
@@ -161,10 +166,15 @@ class Task(_Record):
             raise ValueError(f"template ids used twice: {', '.join(repeated)}")
         if (self.form == "generation") != (self.answer.text is not None):
             raise ValueError("a generation task has answer.text; the other forms have answer.options and answer.gold")
+        if self.form == "generation" and (chosen := sorted(OF_OPTIONS.intersection(self.metrics))):
+            raise ValueError(f"metrics {', '.join(chosen)}: need options, a generation task has none")
+        fixed, of_two = self.answer.options, sorted(OF_TWO_OPTIONS.intersection(self.metrics))
+        if of_two and isinstance(fixed, tuple) and len(fixed) != 2:
+            raise ValueError(f"metrics {', '.join(of_two)}: need two options, the second being yes, not {len(fixed)}")
         if not self.of_kind("direct"):
             raise ValueError("at least one template must be direct")
         for template in self.templates:
-            own, fixed = template.options, self.answer.options
+            own = template.options
             if isinstance(own, tuple) and isinstance(fixed, tuple) and len(own) != len(fixed):
                 raise ValueError(f"template {template.id} has {len(own)} options, the task has {len(fixed)}")
             if own is not None and fixed is None:

@@ -19,7 +19,7 @@ from jinja2 import TemplateSyntaxError
 
 from openflan.catalog.lines import TaskLines, at
 from openflan.catalog.load import Catalog
-from openflan.catalog.task import SPLITS, Task, Template
+from openflan.catalog.task import OF_TWO_OPTIONS, SPLITS, Task, Template
 from openflan.errors import CatalogError, Problem, SourceError, nearest
 from openflan.ledger import Ledger
 from openflan.rendering.diversity import Diversity, diversity
@@ -183,9 +183,14 @@ def read_or_dropped(task: Task, rows: Sequence[Row], file: Path) -> tuple[list[R
 
 
 def check_rows(task: Task, read: Sequence[ReadRow], file: Path) -> list[Problem]:
-    """Faults that show on rows: each once for a template, naming the first row."""
+    """Faults that show on rows: each once for the task or a template, naming the first row."""
     lines = TaskLines.of(file)
     problems: dict[tuple[str, str], Problem] = {}
+    odd = next((row for row in read if len(row.options) != 2), None)
+    if odd is not None and (of_two := sorted(OF_TWO_OPTIONS.intersection(task.metrics))):
+        where = f"{at(file, lines.key(['metrics']))}: metrics"
+        what = f"row {odd.id}: {', '.join(of_two)} need two options, it has {len(odd.options)}"
+        problems["", "metrics"] = Problem(where, what)
     given = _columns_that_are_the_answer(task, read)
     for template in task.templates:
         place = _place(file, lines, template)
