@@ -119,6 +119,24 @@ def test_a_mixture_of_everything_has_a_lock_that_verifies(recipe: Recipe, tmp_pa
         verify_lock(everything, file)
 
 
+def test_tasks_that_a_mixture_leaves_out_are_named(recipe: Recipe, tmp_path: Path) -> None:
+    data = Path(str(recipe.data_root))
+    (data / "mood" / "train.jsonl").write_text("")
+    kept = read_split(split_of(recipe), recipe).train["feeling"].rows
+    lines = (data / "feeling" / "train.jsonl").read_text().splitlines()
+    lines[int(kept[0].id.split("/")[1])] = json.dumps({"label": 0})
+    (data / "feeling" / "train.jsonl").write_text("\n".join(lines))
+    command = ["mix", "--catalog", recipe.catalogs[0], "--data-root", str(data), "--out", str(tmp_path / "o")]
+    told = CliRunner().invoke(app, [*command, "--examples", "20"])
+    assert told.exit_code == 0, told.output
+    assert "away: left out, its rows could not be read" in told.stderr
+    assert "mood: left out, it has no rows to tune on" in told.stderr
+    ledger = json.loads((tmp_path / "o" / "ledger.json").read_text())
+    assert [note.split(":")[0] for note in ledger["notes"]] == ["away", "mood"]
+    (dropped,) = ledger["stages"]["render"]["feeling"]["dropped"].values()
+    assert dropped["count"] == 1
+
+
 def test_nothing_held_out_is_for_mixtures_only(recipe: Recipe, tmp_path: Path) -> None:
     split = hold_out_nothing(load_catalog(*recipe.catalogs))
     assert split.evaluated == () and len(split.train) == 4

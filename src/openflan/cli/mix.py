@@ -57,7 +57,9 @@ def mix(
         else:
             assert out_ is not None, "one of the two was given"
             summary = export_mixture(resolved, out_, format_, num_examples=examples, workers=cores, progress=progress)
-            told = f"{out_}  {summary['examples']:,} examples of {len(summary['tasks'])} tasks"
+            told = "\n".join(
+                [*summary["notes"], f"{out_}  {summary['examples']:,} examples of {len(summary['tasks'])} tasks"]
+            )
     if json_:
         emit_json(summary)
     elif not quiet:

@@ -24,7 +24,8 @@ LOCK = "mixture.lock"
 def export_mixture(
     recipe: Recipe, out: Path, format_name: str, *, num_examples: int, workers: int = 1, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write the first `num_examples` examples of the mixture, in tuning order, and mixture.lock beside them.
+    """Write the first `num_examples` examples of the mixture, in tuning order, and beside them mixture.lock, split.json
+    and ledger.json, which names what was left out and dropped.
 
     A recipe that holds out nothing gives the mixture over every task.
 
@@ -34,9 +35,8 @@ def export_mixture(
         raise ConfigError(Problem("--format", f"no format {format_name!r}", nearest(format_name, FORMATS)))
     check_new_folder(out)
     split = mixture_split(recipe)
-    mixture, lock = read_mixture(split, recipe, workers=workers, progress=progress)
+    mixture, lock, ledger = read_mixture(split, recipe, workers=workers, progress=progress)
     blocks = math.ceil(num_examples / recipe.mixture.block_size) + 1
-    ledger = Ledger()
 
     def examples() -> Iterator[Example]:
         left = num_examples
@@ -51,11 +51,11 @@ def export_mixture(
     summary = export(examples(), clusters, out, format_name, separator)
     artifacts.write_json(out / LOCK, lock)
     artifacts.write_json(out / "split.json", split.to_json())
-    if set(recipe.mixture.shots) != {0}:  # what became of the exemplars of these examples
-        artifacts.write_json(out / "ledger.json", ledger.to_json())
+    artifacts.write_json(out / "ledger.json", ledger.to_json())
     return {
         "examples": summary.examples,
         "left_out": dict(summary.left_out),
+        "notes": sorted(ledger.notes),
         "tasks": sorted(summary.tasks),
         "format": format_name,
         "files": str(summary),
@@ -70,7 +70,7 @@ def verify_lock(recipe: Recipe, lock_file: Path, *, workers: int = 1, progress: 
     theirs = artifacts.read_json(lock_file)
     if not isinstance(theirs, dict) or "tasks" not in theirs:
         raise RunError(Problem(str(lock_file), "is no lock file", "name the mixture.lock beside a mixture or a run"))
-    _, ours = read_mixture(mixture_split(recipe), recipe, workers=workers, progress=progress)
+    _, ours, _ = read_mixture(mixture_split(recipe), recipe, workers=workers, progress=progress)
     if problems := differing_keys(ours, theirs):
         raise RunError([Problem(str(lock_file), "is not what this recipe gives today"), *problems])
     return theirs
@@ -83,9 +83,9 @@ def mixture_split(recipe: Recipe) -> HeldOutSplit:
 
 def read_mixture(
     split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress
-) -> tuple[Mixture, dict[str, Any]]:
-    """The mixture of a split and the content of its lock file."""
+) -> tuple[Mixture, dict[str, Any], Ledger]:
+    """The mixture of a split, the content of its lock file, and what was left out and dropped in reading its rows."""
     store_split(split, recipe, workers=workers, progress=progress)
     rows = read_split(split, recipe, progress=progress)
     mixture = Mixture(rows.train, recipe.mixture, recipe.seed)
-    return mixture, mixture.lock(rows.ledger)
+    return mixture, mixture.lock(rows.ledger), rows.ledger

@@ -90,6 +90,8 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
             rows = without_overlap(task.name, rows, text, ledger)
         if rows:
             train[task.name] = TaskRows(task, rows, tuning_templates(task, recipe.mixture, recipe.seed))
+        else:
+            ledger.note(f"{task.name}: left out, it has no rows to tune on")
     check_lost((*wanted, *split.evaluated), ledger)
     _check_available(recipe, unavailable)
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
