@@ -53,7 +53,8 @@ def sample(**fields: Any) -> dict[str, Any]:
         row.setdefault("predicted", next(i for i in range(len(row["options"])) if (i in row["gold"]) == right))
         row.setdefault("logprobs", [-1.0 if i == row["predicted"] else -2.0 for i in range(len(row["options"]))])
         row.setdefault("references", list(ranked(row["options"], row["gold"], 0).references))
-        row.setdefault("prediction", row["options"][row["predicted"]])
+        if "prediction" not in row:
+            row["prediction"] = row["options"][row["predicted"]]
     return row
 
 

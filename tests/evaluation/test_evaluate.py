@@ -199,6 +199,15 @@ def test_a_further_metric_moves_no_other():
     assert (result["arms"], result["differences"]) == (expected["arms"], expected["differences"])
 
 
+def test_a_further_metric_that_is_not_defined_is_left_out(tmp_path):
+    more = {"t": made_task("t", metrics=["accuracy", "pearson"])}
+    written = {"predicted": None, "prediction": "perhaps", "logprobs": [], "reason": "generated, unmatched"}
+    rows = [sample(row_id=str(i), value=0.0, **written) for i in range(5)]
+    result = evaluated(frame(rows), tasks=more)
+    assert result.arms["tuned"]["tasks"]["t"]["also"] == {}
+    result.write(tmp_path / "result.json")
+
+
 def test_duplicated_items_do_not_narrow_the_interval():
     copies = [SAMPLES.with_columns(pl.format("{}#{}", "row_id", pl.lit(copy)).alias("row_id")) for copy in range(5)]
     again = evaluated(pl.concat(copies))

@@ -344,7 +344,10 @@ def _matched(rows: pl.DataFrame) -> Matched | None:
 
 
 def _also(one: _Answers) -> dict[str, float]:
-    """The task's other metrics, and other components of its first: means over templates, without intervals."""
+    """The task's other metrics, and other components of its first: means over templates, without intervals.
+
+    One that is not defined for each template's answers (a correlation where none was matched) is left out.
+    """
     measures = [metric(name) for name in one.task.metrics]
     wanted = [(measure, name) for measure in measures for name in measure.components]
     wanted = [
@@ -364,7 +367,7 @@ def _also(one: _Answers) -> dict[str, float]:
                 if (measure, name) in wanted:
                     key = name if measure.components == (measure.name,) else f"{measure.name}.{name}"
                     found.setdefault(key, []).append(value)
-    return {key: float(np.mean(values)) for key, values in sorted(found.items())}
+    return {key: float(np.mean(values)) for key, values in sorted(found.items()) if np.isfinite(values).all()}
 
 
 def _ties(rows: pl.DataFrame) -> tuple[int, int]:
