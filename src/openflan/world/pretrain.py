@@ -109,9 +109,7 @@ class Settings:
         """With the stages of its text; for runs too short for these, the same stages at shares of the run."""
         settings = self
         if self.patterns == "exercises":  # labels need a while of simple text to form
-            early, refresh = max(self.early_tokens, 1_000_000), min(self.refresh_from, 5_500_000)
-            extensions = max(self.focus_extensions, 6)  # slower with fewer one-question documents before
-            settings = dataclasses.replace(self, early_tokens=early, refresh_from=refresh, focus_extensions=extensions)
+            settings = dataclasses.replace(self, early_tokens=max(self.early_tokens, 1_000_000))
         if self.tokens >= 2 * self.focus_from:
             return settings
         share = self.tokens / (2 * self.focus_from)

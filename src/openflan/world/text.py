@@ -1440,11 +1440,10 @@ _EXERCISES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
     "early": ((_recall_text, 6), (_word_label_text, 5), (_map_text, 1)),
     "full": ((_recall_text, 1.5), (_word_label_text, 1), (_label_text, 3), (_pattern_text, 2), (_map_text, 1),
              (_same_scene_kind_text, 0.5), (_same_piece_text, 0.7), (_exercise_text, 5)),
-    "refresh": ((_recall_text, 0.4), (_word_label_text, 0.4), (_label_text, 0.6), (_exercise_text, 0.6)),
 }  # fmt: skip
-"""What stands in the place of the short patterns, by stage; late is full. The first stage of one-question documents has
-none, as with some among them yes-or-no verification does not form; it undoes what was learned of labels, which comes
-back soon. The second has, so that it need not come back twice."""
+"""What stands in the place of the short patterns, by stage; late is full. The stages of one-question documents have
+none: among patterns yes-or-no verification does not form. They undo what was learned of labels, which comes back within
+a million tokens."""
 
 
 def _with(patterns: Patterns, stage: Stage) -> tuple[list[Maker], list[float]]:
