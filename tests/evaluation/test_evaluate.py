@@ -14,6 +14,7 @@ from openflan.evaluation import paired
 from openflan.evaluation.evaluate import best_on_dev, evaluate, row_sums
 from openflan.evaluation.metrics import METRICS
 from openflan.evaluation.result import Result
+from openflan.evaluation.samples import MATCHED
 from openflan.seeding import generator
 
 from .conftest import frame, grid, made_task, sample
@@ -206,6 +207,22 @@ def test_a_further_metric_that_is_not_defined_is_left_out(tmp_path):
     result = evaluated(frame(rows), tasks=more)
     assert result.arms["tuned"]["tasks"]["t"]["also"] == {}
     result.write(tmp_path / "result.json")
+
+
+def test_a_written_answer_that_a_correlation_leaves_out_is_wrong_by_a_further_metric():
+    tasks = {"t": made_task("t", metrics=["pearson", "accuracy"])}
+    written = {"logprobs": [], "tokens": [3]}
+    none = written | {"value": None, "predicted": None, "prediction": "perhaps"}
+    how = [MATCHED["equal"], MATCHED["begins"], MATCHED["none"], MATCHED["several"], "no gold option"]
+    rows = [sample(row_id=str(i), gold=[i], reason=how[i], **written) for i in range(2)]
+    rows += [sample(row_id=str(i), reason=how[i], **none) for i in (2, 3)]
+    rows += [sample(row_id="4", reason=how[4], **none | {"gold": [], "references": []})]
+    # Of this template nothing was matched.
+    rows += [sample(row_id=str(i), template="b", reason=MATCHED["none"], **none) for i in range(4)]
+    task = evaluated(frame(rows), tasks=tasks).arms["tuned"]["tasks"]["t"]
+    assert (task["n"], task["unscored"], task["by_template"]) == (2, 7, {"a": 1.0})
+    assert task["also"] == {"accuracy": 0.25}
+    assert task.get("matched") == {"equal": 1, "begins": 1, "unmatched": 6}
 
 
 def test_duplicated_items_do_not_narrow_the_interval():

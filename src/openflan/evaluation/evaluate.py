@@ -50,6 +50,8 @@ class _Answers:
     cluster: str
     measure: Metric
     rows: pl.DataFrame
+    asked: pl.DataFrame
+    """`rows`, and written answers that match no option and that this metric leaves out; others count them as wrong"""
     dev: pl.DataFrame
     unscored: int
     templates: tuple[str, ...]
@@ -227,6 +229,7 @@ def _answers_to(task: Task, samples: pl.DataFrame) -> list[_Answers]:
                 cluster=test.filter(pl.col("arm") == arm)["cluster"][0],
                 measure=measure,
                 rows=rows,
+                asked=test.filter((pl.col("arm") == arm) & (pl.col("value").is_not_null() | _unmatched())),
                 dev=samples.filter((pl.col("split") == "dev") & (pl.col("arm") == arm)),
                 unscored=test.filter((pl.col("arm") == arm) & pl.col("value").is_null()).height,
                 templates=tuple(templates),
@@ -237,6 +240,10 @@ def _answers_to(task: Task, samples: pl.DataFrame) -> list[_Answers]:
             )
         )
     return answers
+
+
+def _unmatched() -> pl.Expr:
+    return pl.col("reason").is_in([MATCHED["none"], MATCHED["several"]])
 
 
 def row_sums(rows: pl.DataFrame, measure: Metric) -> Floats:
@@ -328,7 +335,7 @@ def _task(one: _Answers, resampled: _Resampled) -> TaskResult:
         "unscored": one.unscored,
         "also": _also(one),
     }
-    if matched := _matched(one.rows):
+    if matched := _matched(one.asked):
         found["matched"] = matched
     return found
 
@@ -355,11 +362,10 @@ def _also(one: _Answers) -> dict[str, float]:
     ]
     if not wanted:
         return {}
-    outcomes = outcomes_of(one.rows)
-    ranks = all(outcome.options for outcome in outcomes)
+    ranks = bool((one.asked["options"].list.len() > 0).all())
     found: dict[str, list[float]] = {}
-    for template in range(len(one.templates)):
-        mine = [outcomes[index] for index in np.flatnonzero(one.template_of == template)]
+    for rows in one.asked.partition_by("template"):
+        mine = outcomes_of(rows)
         for measure in {name: measure for measure, name in reversed(wanted)}.values():
             if measure.needs_options and not ranks:
                 continue

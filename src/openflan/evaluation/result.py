@@ -53,7 +53,8 @@ class TaskResult(TypedDict):
     near_ties: int
     """Decisions closer than the rounding noise of the model's arithmetic; exact ties among them."""
     unscored: int
-    """Test samples left out of every number, with a reason in samples.parquet."""
+    """Test samples that the metric leaves out, with a reason in samples.parquet. Of these only written answers that
+    match no option have a part in other numbers: in `also`, where they count as wrong, and in `matched`."""
     also: dict[str, float]
     """Further metrics and components, means over templates."""
     matched: NotRequired[Matched]
