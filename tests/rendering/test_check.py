@@ -37,6 +37,7 @@ PLANTED = {
         """gave_away = '["yes", "no"][label]'\n[answer]""",
         "shows column gave_away, which is the answer",
     ),
+    "expression syntax": ('gold = "label"', 'gold = "label"\ngrade = "label +"', "answer.grade: expression 'label +'"),
     "literal escape": (INPUTS, "{{ premise }}\\nDoes it? {{ hypothesis }}", "a literal escape"),
     "doubled punctuation": (INPUTS, "{{ premise }}. Does it? {{ hypothesis }}", "punctuation is doubled"),
     "glued sentences": (INPUTS, "{{ premise }}Does it follow?", "is glued to its neighbour"),

@@ -128,7 +128,8 @@ def check_task(task: Task, file: Path) -> list[Problem]:
     lines = TaskLines.of(file)
     problems: list[Problem] = []
     expressions = {("columns", name): expression for name, expression in task.columns.items()}
-    expressions |= {("answer", "gold"): task.answer.gold or "", ("answer", "text"): task.answer.text or ""}
+    answer = {"gold": task.answer.gold, "text": task.answer.text, "grade": task.answer.grade}
+    expressions |= {("answer", name): expression or "" for name, expression in answer.items()}
     if isinstance(task.answer.options, str):
         expressions["answer", "options"] = task.answer.options
     for path, expression in expressions.items():
