@@ -138,6 +138,22 @@ def test_columns_called_as_the_answer_is_get_another_name(tmp_path: Path) -> Non
     assert task.columns == {"question": "question | trim", "answer_text": "answer | trim"}
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "answer"),
+    [("answer", "answer_text", "label"), ("options", "options_", "label"), ("a b", "column_0", "label"),
+     ("answer", "question", "answer_text")],
+)  # fmt: skip
+def test_another_name_is_never_that_of_another_column(first: str, second: str, answer: str, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {first: f"one is {i} here", second: f"two is {i} there", answer: "ab"[i % 2]} for i in range(40)
+    ]
+    file, folder, data = write(tmp_path / "rows.jsonl", rows), tmp_path / "tasks", tmp_path / "data"
+    new_task("alike", file, folder, cluster="nli", answer=answer, data_root=data)
+    task = load_catalog(folder).task("alike")
+    read = read_columns(task, read_rows(task, "test", SourceSettings(data_root=data), Ledger()), Ledger())
+    assert len(read) == 8 and all({str(value)[:3] for value in row.columns.values()} == {"one", "two"} for row in read)
+
+
 def test_rows_need_not_have_all_keys_and_labels_may_be_signs(tmp_path: Path) -> None:
     signs: list[dict[str, Any]] = [
         {"text": f"line {i} of it", "mood": "\U0001f44d\U0001f44e"[i % 2]} for i in range(40)

@@ -108,7 +108,7 @@ def draft_task(name: str, rows: Rows, *, cluster: str, answer: str | None, where
         form, answer_lines = "classification", _label_answer(chosen, values, labels)
     else:
         form, answer_lines = "generation", [f"text = {json.dumps(_expression(chosen), ensure_ascii=False)}"]
-    toml = _task_toml(name, cluster, form, texts, answer_lines, labels)
+    toml = _task_toml(name, cluster, form, _column_names(texts, columns), answer_lines, labels)
     return Draft(toml, form, chosen, texts, labels)
 
 
@@ -179,6 +179,17 @@ def _choice_answer(rows: Rows, column: str, options: str) -> list[str]:
     ]
 
 
+def _column_names(texts: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """What each column of text is called in the task file: no two alike, and none as another column of the rows."""
+    names: dict[str, str] = {}
+    for index, column in enumerate(texts):
+        name = _column_name(column, index)
+        while name != column and name in (*columns, *names.values()):
+            name = f"{name}_{index}"
+        names[column] = name
+    return names
+
+
 def _column_name(column: str, index: int) -> str:
     if column in RESERVED:
         return f"{column.rstrip('_')}_text"
@@ -195,10 +206,9 @@ def _key(name: str) -> str:
 
 
 def _task_toml(
-    name: str, cluster: str, form: str, texts: Sequence[str], answer: Sequence[str], labels: Sequence[str]
+    name: str, cluster: str, form: str, names: Mapping[str, str], answer: Sequence[str], labels: Sequence[str]
 ) -> str:
-    names = {column: _column_name(column, index) for index, column in enumerate(texts)}
-    columns = [f"{_key(names[column])} = {json.dumps(_expression(column), ensure_ascii=False)}" for column in texts]
+    columns = [f"{_key(own)} = {json.dumps(_expression(column), ensure_ascii=False)}" for column, own in names.items()]
     main, *others = names.values()
     fields = "\n".join([*(f"{other}: {{{{ {other} }}}}" for other in others), f"{main}: {{{{ {main} | trimmable }}}}"])
     shown = "\n\n".join(["{{ " + main + " | trimmable }}", *("{{ " + other + " }}" for other in others)])
