@@ -103,6 +103,15 @@ def test_the_words_of_a_task_are_not_text_of_its_rows() -> None:
     assert EvaluatedText({"rte": [asked]}).overlap(asked) == {}
 
 
+def test_the_options_of_every_row_are_compared_where_not_all_have_the_same() -> None:
+    few, long = ("no", "yes"), ("no", LONG)
+    text = EvaluatedText({"copa": [rows([LONG])]})
+    for options, found in (((few, few, long, few), [2]), ((long, long, few, long), [0, 1, 3])):
+        asked = [ReadRow(f"train/{i}", {"text": "short"}, {}, own, (0,), (), "") for i, own in enumerate(options)]
+        assert text.overlap(asked) == dict.fromkeys(found, "copa")
+        assert EvaluatedText({"copa": [asked]}).overlap(rows(["", LONG])) == {1: "copa"}
+
+
 def test_writing_without_spaces_and_other_spellings_are_compared() -> None:
     chinese = "从前有一个国王他有三个女儿其中一个会唱歌"
     accents = "É uma canção que não começa nem acaba, à noite, além das três ilhas."

@@ -7,6 +7,7 @@ being the same row. Case and punctuation play no part.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from openflan.sources.texts import texts_within
 RUN_WORDS = 13
 SHORTEST_TEXT = 8
 
-RULE = f"words-{SHORTEST_TEXT}-{RUN_WORDS}-2"
+RULE = f"words-{SHORTEST_TEXT}-{RUN_WORDS}-3"
 """Names the rule in the keys of kept decisions."""
 
 
@@ -79,11 +80,18 @@ def _keys(words: Words) -> Iterator[tuple[Hashes, Positions]]:
 
 def _texts(rows: Sequence[ReadRow]) -> Iterator[tuple[int, str]]:
     """The texts of each row that can be long enough, with the row's position."""
-    # Options that the first row has in common with the last are the task's words, not text of a row.
-    own = len(rows) < 2 or rows[0].options != rows[-1].options
+    # Options that all rows have in common are the task's words, not text of a row.
+    common = rows[0].options if len(rows) > 1 else ()
+    own = len(rows) < 2
     for position, row in enumerate(rows):
-        found = dict.fromkeys(texts_within([row.columns, row.texts, row.options if own else ()]))
-        yield from ((position, text) for text in found if len(text) >= SHORTEST_TEXT)
+        if not own and row.options != common:
+            own = True
+            yield from ((before, text) for before in range(position) for text in _long([common]))
+        yield from ((position, text) for text in _long([row.columns, row.texts, row.options if own else ()]))
+
+
+def _long(value: Any) -> list[str]:
+    return [text for text in dict.fromkeys(texts_within(value)) if len(text) >= SHORTEST_TEXT]
 
 
 def without_overlap(task: str, rows: Sequence[ReadRow], evaluated: EvaluatedText, ledger: Ledger) -> Sequence[ReadRow]:
