@@ -471,6 +471,13 @@ def test_lines_and_records_come_with_their_numbers(tmp_path: Path) -> None:
     assert [one for one, _ in lines if one] == ["one", "two", "four"] and len(corpus.parts) == 3
 
 
+def test_texts_that_are_stored_as_categories_are_read(tmp_path: Path) -> None:
+    body, kinds = pa.array(["one", "two", "one"]).dictionary_encode(), pa.array([1, 2, 1]).dictionary_encode()
+    pa.parquet.write_table(pa.table({"title": ["a", "b", "c"], "body": body, "kind": kinds}), tmp_path / "a.parquet")
+    (part,) = find_corpus(tmp_path).parts
+    assert [block.texts for block in PartReader(part).blocks()] == [["a", "one", "b", "two", "c", "one"]]
+
+
 # With a run
 
 

@@ -349,6 +349,8 @@ def _cut(raw: bytes) -> tuple[bytes, bytes]:
 
 def _may_hold_text(schema: Any, name: str) -> bool:
     kind = schema.field(name).type
+    if pa.types.is_dictionary(kind):  # of texts that are often the same
+        kind = kind.value_type
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_nested(kind)
 
 
