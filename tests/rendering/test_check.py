@@ -122,6 +122,17 @@ def test_a_good_task_has_no_problem(tmp_path: Path) -> None:
     assert check_rows(task, read, file) == []
 
 
+def test_a_jinja_marker_is_a_fault_only_where_the_row_has_none(tmp_path: Path) -> None:
+    catalog = load_catalog(write_catalog(tmp_path, ("toy", "nli")))
+    task, file = catalog.task("toy"), catalog.files["toy"]
+    quoted = Row("train/1", {"premise": "It reads {{ name }}.", "hypothesis": "So {% it %} is.", "label": 0})
+    read, _ = read_or_dropped(task, [quoted, ROW], file)
+    assert check_rows(task, read, file) == []
+    wrong = task.templates[0].model_copy(update={"inputs": "{{ '{{' }} {{ premise }} {{ hypothesis }}"})
+    (problem,) = check_rows(task.model_copy(update={"templates": (wrong,)}), read, file)
+    assert problem.what == f"row {ROW.id}: a Jinja marker is left in the text"
+
+
 def test_a_fault_is_told_once_for_a_template(tmp_path: Path) -> None:
     catalog = load_catalog(write_catalog(tmp_path, ("toy", "nli")))
     task = catalog.task("toy")

@@ -216,7 +216,8 @@ def check_example(example: Example, template: Template, row: ReadRow) -> Iterato
         yield "punctuation is doubled where a column meets the template's words"
     if _made_by_template(_GLUED, example, row):
         yield "two sentences are glued together without a space"
-    if "{{" in example.inputs or "{%" in example.inputs:
+    own = _strings(row)
+    if any(mark in example.inputs and not any(mark in value for value in own) for mark in ("{{", "{%")):
         yield "a Jinja marker is left in the text"
     yield from _option_faults(example.options)
 
