@@ -1,19 +1,23 @@
 """What a run reads: nothing missing in silence, nothing evaluated in tuning."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from openflan.artifacts import read_json
 from openflan.catalog.holdout import hold_out_nothing
 from openflan.catalog.load import load_catalog
 from openflan.cli.app import app
 from openflan.errors import OpenflanError, RunError, SourceError
 from openflan.interop.mix import export_mixture, verify_lock
 from openflan.ledger import Ledger
+from openflan.studies.locks import lock
 from openflan.studies.recipe import Recipe
 from openflan.studies.rows import read_evaluated, read_split, split_of, store_split
+from tests.catalog.toys import write_catalog
 from tests.studies.conftest import LONG
 
 
@@ -133,6 +137,9 @@ def test_tasks_that_a_mixture_leaves_out_are_named(recipe: Recipe, tmp_path: Pat
     assert "mood: left out, it has no rows to tune on" in told.stderr
     ledger = json.loads((tmp_path / "o" / "ledger.json").read_text())
     assert [note.split(":")[0] for note in ledger["notes"]] == ["away", "mood"]
+    split = read_json(tmp_path / "o" / "split.json")
+    assert split["train"] == ["entails", "feeling"]
+    assert {"task": "mood", "reason": "it has no rows to tune on"} in split["excluded"]
     (dropped,) = ledger["stages"]["render"]["feeling"]["dropped"].values()
     assert dropped["count"] == 1
 
@@ -150,3 +157,19 @@ def test_require_all_reaches_the_command_line(recipe: Recipe, tmp_path: Path) ->
     assert CliRunner().invoke(app, [*command, "--examples", "20", "--quiet"]).exit_code == 0
     refused = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "p"), "--require-all"])
     assert isinstance(refused.exception, SourceError)
+
+
+def test_the_split_of_a_folder_names_the_tasks_that_take_part(recipe: Recipe, tmp_path: Path) -> None:
+    one = {"tasks_per_cluster": 1}
+    both = recipe.changed(hold_out=["sentiment"], mixture=recipe.mixture.model_dump() | one)
+    write_catalog(tmp_path / "catalog", ("follows", "nli"))
+    with_step(both, "mood", {"train": [0, 1] * 9, "validation": []})
+    shutil.copytree(tmp_path / "data" / "entails", tmp_path / "data" / "follows")
+    rows = read_split(split_of(both), both)
+    lock(both, split_of(both), rows, tmp_path / "out")
+    split = read_json(tmp_path / "out" / "split.json")
+    assert (split["evaluated"], split["train"]) == (["feeling"], list(rows.train))
+    told = {one["task"]: one["reason"] for one in split["excluded"]}
+    (other,) = {"entails", "follows"} - set(rows.train)
+    assert told[other] == "not chosen by mixture.tasks_per_cluster"
+    assert told["mood"] == "it has no test rows" and told["away"].startswith("its rows could not be read: ")

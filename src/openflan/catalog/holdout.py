@@ -4,7 +4,7 @@ Takes a catalog and the clusters to hold out, gives the two sides and the reason
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from openflan.catalog.load import Catalog
@@ -54,6 +54,13 @@ class HeldOutSplit:
             ]
         if problems:
             raise LeakageError(problems)
+
+    def without(self, left_out: Mapping[str, str]) -> "HeldOutSplit":
+        """This split without some tasks, by name with the reason, as of those that turn out to have no rows."""
+        train, evaluated = (
+            tuple(task for task in side if task.name not in left_out) for side in (self.train, self.evaluated)
+        )
+        return replace(self, train=train, evaluated=evaluated, excluded=(*self.excluded, *left_out.items()))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for split.json."""

@@ -11,12 +11,11 @@ from openflan.catalog.load import load_catalog
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, RunError, nearest
 from openflan.interop.export import FORMATS, check_new_folder, export
-from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
 from openflan.studies.progress import Progress, ProgressEvent, silent
 from openflan.studies.recipe import Recipe, differing_keys
-from openflan.studies.rows import read_split, split_of, store_split
+from openflan.studies.rows import SplitRows, read_split, split_of, store_split
 
 LOCK = "mixture.lock"
 
@@ -35,7 +34,8 @@ def export_mixture(
         raise ConfigError(Problem("--format", f"no format {format_name!r}", nearest(format_name, FORMATS)))
     check_new_folder(out)
     split = mixture_split(recipe)
-    mixture, lock, ledger = read_mixture(split, recipe, workers=workers, progress=progress)
+    mixture, lock, rows = read_mixture(split, recipe, workers=workers, progress=progress)
+    ledger = rows.ledger
     blocks = math.ceil(num_examples / recipe.mixture.block_size) + 1
 
     def examples() -> Iterator[Example]:
@@ -50,7 +50,7 @@ def export_mixture(
     separator = (recipe.prompt or PromptFormat()).separator
     summary = export(examples(), clusters, out, format_name, separator)
     artifacts.write_json(out / LOCK, lock)
-    artifacts.write_json(out / "split.json", split.to_json())
+    artifacts.write_json(out / "split.json", split.without(rows.left_out).to_json())
     artifacts.write_json(out / "ledger.json", ledger.to_json())
     return {
         "examples": summary.examples,
@@ -83,9 +83,9 @@ def mixture_split(recipe: Recipe) -> HeldOutSplit:
 
 def read_mixture(
     split: HeldOutSplit, recipe: Recipe, *, workers: int, progress: Progress
-) -> tuple[Mixture, dict[str, Any], Ledger]:
-    """The mixture of a split, the content of its lock file, and what was left out and dropped in reading its rows."""
+) -> tuple[Mixture, dict[str, Any], SplitRows]:
+    """The mixture of a split, the content of its lock file, and its rows with what was left out in reading them."""
     store_split(split, recipe, workers=workers, progress=progress)
     rows = read_split(split, recipe, progress=progress)
     mixture = Mixture(rows.train, recipe.mixture, recipe.seed)
-    return mixture, mixture.lock(rows.ledger), rows.ledger
+    return mixture, mixture.lock(rows.ledger), rows

@@ -33,7 +33,7 @@ def lock(recipe: Recipe, split: HeldOutSplit, rows: SplitRows, out: Path) -> Non
         plain = {name: {key: value for key, value in task.items() if key != "rate"} for name, task in tasks.items()}
         keep_lock({"format": 1, "seed": recipe.seed, "tasks": plain}, out / "seen.lock")
     lock_evaluated(recipe, rows, out)
-    artifacts.write_json(out / "split.json", split.to_json())
+    artifacts.write_json(out / "split.json", split.without(rows.left_out).to_json())
 
 
 def lock_evaluated(recipe: Recipe, rows: SplitRows, out: Path) -> None:

@@ -44,6 +44,8 @@ class SplitRows:
     """What was dropped of them. Apart, since the lock and the run's ledger are about what the numbers depend on."""
     seen: Mapping[str, TaskRows] = field(default_factory=dict[str, TaskRows])
     """The evaluated tasks' own train rows, for arms that are tuned on the task they are asked; never in `train`."""
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Why tasks of the split have no rows here, by name."""
 
 
 def split_of(recipe: Recipe) -> HeldOutSplit:
@@ -72,17 +74,20 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
     """
     ledger = Ledger()
     unavailable: list[Problem] = []
+    left_out: dict[str, str] = {}
     strict = split.rule == "strict"
-    evaluated, every = _read_evaluated(split.evaluated, recipe, ledger, unavailable, strict=strict)
+    evaluated, every = _read_evaluated(split.evaluated, recipe, unavailable, left_out, ledger, strict=strict)
     text = EvaluatedText(every)
     train: dict[str, TaskRows] = {}
     wanted = tuning_tasks(split.train, recipe.mixture, recipe.seed)
+    left_out |= {task.name: "not chosen by mixture.tasks_per_cluster" for task in split.train if task not in wanted}
     for number, task in enumerate(wanted, 1):
         progress(ProgressEvent("read rows", number, len(wanted), task.name))
         try:
             rows = read_store(_train_job(task, recipe), ledger)
         except SourceError as error:
-            unavailable += _left_out(task, error, ledger)
+            unavailable += error.problems
+            _leave_out(task, f"its rows could not be read: {error}", left_out, ledger)
             continue
         if not rows and "train" in task.source.splits:
             unavailable.append(Problem(task.name, "has no rows to tune on", "is its file called train.jsonl?"))
@@ -91,7 +96,7 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
         if rows:
             train[task.name] = TaskRows(task, rows, tuning_templates(task, recipe.mixture, recipe.seed))
         else:
-            ledger.note(f"{task.name}: left out, it has no rows to tune on")
+            _leave_out(task, "it has no rows to tune on", left_out, ledger)
     check_lost((*wanted, *split.evaluated), ledger)
     _check_available(recipe, unavailable)
     if not train or (split.evaluated and not any(parts["test"] for parts in evaluated.values())):
@@ -101,7 +106,7 @@ def read_split(split: HeldOutSplit, recipe: Recipe, *, progress: Progress = sile
     dev_ledger = Ledger()
     dev = read_dev(train, recipe, text if strict and split.evaluated else None, dev_ledger)
     seen = read_seen(tasks.values(), recipe, ledger)
-    return SplitRows(train, evaluated, tasks, ledger, exemplars, dev, dev_ledger, seen)
+    return SplitRows(train, evaluated, tasks, ledger, exemplars, dev, dev_ledger, seen, left_out)
 
 
 def asked_under(task: Task, held_out: Sequence[str]) -> Task:
@@ -131,7 +136,7 @@ def read_evaluated(tasks: Sequence[Task], recipe: Recipe, ledger: Ledger) -> Eva
     Raises SourceError if none can be read, or one cannot and the recipe requires all.
     """
     unavailable: list[Problem] = []
-    evaluated, _ = _read_evaluated(tasks, recipe, ledger, unavailable, strict=False)
+    evaluated, _ = _read_evaluated(tasks, recipe, unavailable, {}, ledger, strict=False)
     check_lost(tasks, ledger)
     _check_available(recipe, unavailable)
     if not any(parts["test"] for parts in evaluated.values()):
@@ -221,7 +226,13 @@ def read_seen(tasks: Iterable[Task], recipe: Recipe, ledger: Ledger) -> Mapping[
 
 
 def _read_evaluated(
-    tasks: Sequence[Task], recipe: Recipe, ledger: Ledger, unavailable: list[Problem], *, strict: bool
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    unavailable: list[Problem],
+    left_out: dict[str, str],
+    ledger: Ledger,
+    *,
+    strict: bool,
 ) -> tuple[EvaluatedRows, dict[str, list[Sequence[ReadRow]]]]:
     """The rows to evaluate and, under the strict rule, all rows there are: tuning may repeat none of them."""
     evaluated: dict[str, Mapping[EvaluatedSplit, Sequence[ReadRow]]] = {}
@@ -232,14 +243,15 @@ def _read_evaluated(
                 part: read_store(_job(task, part, recipe, _most(part, recipe, strict)), ledger) for part in EVALUATED
             }
         except SourceError as error:
-            unavailable += _left_out(task, error, ledger)
+            unavailable += error.problems
+            _leave_out(task, f"its rows could not be read: {error}", left_out, ledger)
             continue
         every[task.name] = list(parts.values())
         if not parts["test"]:
             unavailable.append(
                 Problem(task.name, "has no test rows", "is the file empty, or does `prepare` leave none?")
             )
-            ledger.note(f"{task.name}: left out, it has no test rows")
+            _leave_out(task, "it has no test rows", left_out, ledger)
             continue
         evaluated[task.name] = {part: rows[: _most(part, recipe, False)] for part, rows in parts.items()}
     return evaluated, every
@@ -282,6 +294,6 @@ def _check_available(recipe: Recipe, unavailable: Sequence[Problem]) -> None:
         raise SourceError(unavailable)
 
 
-def _left_out(task: Task, error: SourceError, ledger: Ledger) -> Sequence[Problem]:
-    ledger.note(f"{task.name}: left out, its rows could not be read: {error}")
-    return error.problems
+def _leave_out(task: Task, reason: str, left_out: dict[str, str], ledger: Ledger) -> None:
+    left_out[task.name] = reason
+    ledger.note(f"{task.name}: left out, {reason}")
