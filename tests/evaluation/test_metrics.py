@@ -269,6 +269,17 @@ def test_bleu_of_a_perfect_answer_is_one():
     assert METRICS["bleu"].over(rows)["bleu"] == pytest.approx(1.0)
 
 
+WRITING = st.text(st.sampled_from("ab é 雨村里下了.дождь"), max_size=12)
+
+
+@pytest.mark.reference
+@given(st.lists(st.tuples(WRITING, WRITING, WRITING), min_size=1, max_size=6))
+def test_chrf_equals_sacrebleu(rows):
+    found = METRICS["chrf"].over([text(prediction, *references) for prediction, *references in rows])["chrf"]
+    predictions, *references = (list(column) for column in zip(*rows, strict=True))
+    assert found == pytest.approx(sacrebleu.corpus_chrf(predictions, references).score / 100, abs=1e-9)
+
+
 @pytest.mark.reference
 @given(SENTENCES, SENTENCES, SENTENCES)
 def test_rouge_is_the_best_reference_of_rouge_score(prediction, first, second):

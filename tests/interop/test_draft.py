@@ -30,6 +30,7 @@ SUMMARIES = [
     {"long text": f"It rained in village {i} and nobody went out.", "summary": f"Rain in village {i}."}
     for i in range(20)
 ]
+CHINESE_SUMMARIES = [{"内容": f"第{i}个村里下了一场大雨。", "summary": f"第{i}村下雨"} for i in range(20)]
 GERMAN = [
     {"überschrift": f"Bestellung {i}", "text": f"Paket {i} kam nicht.", "label": ["dringend", "nicht dringend"][i % 2]}
     for i in range(40)
@@ -85,6 +86,24 @@ def test_a_cluster_is_entered_once_even_beside_a_faulty_task(tmp_path: Path) -> 
     with pytest.raises(CatalogError, match="not valid TOML"):
         new_task("third", file, folder, cluster="triage", answer=None, data_root=None)
     assert not (folder / "third.toml").exists()
+
+
+@pytest.mark.parametrize(("rows", "metric"), [(SUMMARIES, "rouge"), (CHINESE_SUMMARIES, "chrf")])
+def test_the_metric_of_a_draft_reads_the_writing_of_the_answers(
+    rows: list[dict[str, Any]], metric: str, tmp_path: Path
+) -> None:
+    file, folder, data = write(tmp_path / "rows.jsonl", rows), tmp_path / "tasks", tmp_path / "data"
+    new_task("mine", file, folder, cluster="triage", answer=None, data_root=data)
+    catalog = load_catalog(folder)
+    assert catalog.task("mine").metrics == (metric,)
+    (check,) = check_catalog(catalog, SourceSettings(data_root=data), limit=100)
+    assert check.problems == ()
+    (folder / "mine.toml").write_text((folder / "mine.toml").read_text().replace('"chrf"', '"rouge"'))
+    (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=data), limit=100)
+    assert [str(problem) for problem in check.problems] == (metric == "chrf") * [
+        f"{folder}/mine.toml:9: metrics: rouge reads the letters a to z and digits alone, "
+        "of which the answers have few or none (use chrf)"
+    ]
 
 
 def test_identifiers_and_dates_are_no_texts() -> None:

@@ -26,6 +26,7 @@ Metric = Literal[
     "drop",
     "trivia",
     "bleu",
+    "chrf",
     "rouge",
     "word_edit",
 ]

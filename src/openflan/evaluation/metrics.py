@@ -399,6 +399,35 @@ def _bleu(sums: Floats) -> Floats:
     return np.where(sums[..., -1] > 0, found, math.nan)[..., None]
 
 
+CHRF_ORDERS = 6
+
+
+def _chrf_sums(outcome: Outcome) -> Floats:
+    """The n-grams of order 1 to 6 of the prediction, of the reference that is best, and of both; 1."""
+    predicted = _character_ngrams(outcome.prediction)
+    found: list[Floats] = []
+    for reference in map(_character_ngrams, outcome.references):
+        both = [(a & b).total() for a, b in zip(predicted, reference, strict=True)]
+        # An order for which the reference is too short is counted on neither side.
+        ours = [a.total() if b else 0 for a, b in zip(predicted, reference, strict=True)]
+        found.append(np.array([*ours, *(b.total() for b in reference), *both, 1], dtype=float))
+    return max(found, key=lambda sums: float(_chrf(sums)[0]))
+
+
+def _character_ngrams(text: str) -> list[Counter[str]]:
+    text = "".join(text.split())
+    return [Counter(text[i : i + n] for i in range(len(text) - n + 1)) for n in range(1, CHRF_ORDERS + 1)]
+
+
+def _chrf(sums: Floats) -> Floats:
+    """Corpus chrF2 from counts, 0..1: sacrebleu's, recall with twice the weight, over orders that both sides have."""
+    predicted, gold, both = np.split(sums[..., :-1], 3, axis=-1)
+    orders = ((predicted > 0) & (gold > 0)).sum(-1)
+    precision, recall = (_ratio(_ratio(both, whole).sum(-1), orders) for whole in (predicted, gold))
+    found = _ratio(5 * precision * recall, 4 * precision + recall)
+    return np.where(sums[..., -1] > 0, found, math.nan)[..., None]
+
+
 def _choice_metric(
     name: str, statistics: Callable[[Sequence[Outcome]], Floats], finish: Callable[[Floats], Floats]
 ) -> Metric:
@@ -423,6 +452,13 @@ _ALL = (
         value=lambda outcome: _sentence_bleu(outcome).score / 100,
         statistics=_bleu_statistics,
         finish=_bleu,
+    ),
+    Metric(
+        name="chrf",
+        components=("chrf",),
+        value=lambda outcome: float(_chrf(_chrf_sums(outcome))[0]),
+        statistics=lambda outcomes: np.array([_chrf_sums(outcome) for outcome in outcomes]),
+        finish=_chrf,
     ),
     _mean_metric("rouge", ("rouge1", "rouge2", "rougeLsum"), _rouge),
     _mean_metric("word_edit", ("words_kept", "words_edited"), _word_edit),

@@ -17,6 +17,7 @@ from openflan.artifacts import write_text
 from openflan.catalog.load import CLUSTERS_FILE, cluster_names
 from openflan.catalog.task import NAME, RESERVED
 from openflan.errors import ConfigError, Problem, SourceError, nearest
+from openflan.rendering.check import rouge_reads
 from openflan.seeding import generator
 from openflan.sources.local import FILES, read_file
 
@@ -101,6 +102,7 @@ def draft_task(name: str, rows: Rows, *, cluster: str, answer: str | None, where
         raise SourceError(Problem(where, f"no text column beside {chosen}", f"columns: {', '.join(columns)}"))
     values = [row.get(chosen) for row in rows]
     labels: tuple[str, ...] = ()
+    metric = "accuracy"
     if options is not None:
         form, answer_lines = "multiple_choice", _choice_answer(rows, chosen, options)
     elif (labels := _labels(values)) or (answer is not None and len(set(map(str, values))) <= MOST_LABELS):
@@ -108,7 +110,8 @@ def draft_task(name: str, rows: Rows, *, cluster: str, answer: str | None, where
         form, answer_lines = "classification", _label_answer(chosen, values, labels)
     else:
         form, answer_lines = "generation", [f"text = {json.dumps(_expression(chosen), ensure_ascii=False)}"]
-    toml = _task_toml(name, cluster, form, _column_names(texts, columns), answer_lines, labels)
+        metric = "rouge" if rouge_reads(str(value) for value in values if value) else "chrf"
+    toml = _task_toml(name, cluster, form, metric, _column_names(texts, columns), answer_lines, labels)
     return Draft(toml, form, chosen, texts, labels)
 
 
@@ -206,7 +209,13 @@ def _key(name: str) -> str:
 
 
 def _task_toml(
-    name: str, cluster: str, form: str, names: Mapping[str, str], answer: Sequence[str], labels: Sequence[str]
+    name: str,
+    cluster: str,
+    form: str,
+    metric: str,
+    names: Mapping[str, str],
+    answer: Sequence[str],
+    labels: Sequence[str],
 ) -> str:
     columns = [f"{_key(own)} = {json.dumps(_expression(column), ensure_ascii=False)}" for column, own in names.items()]
     main, *others = names.values()
@@ -214,7 +223,6 @@ def _task_toml(
     shown = "\n\n".join(["{{ " + main + " | trimmable }}", *("{{ " + other + " }}" for other in others)])
     block = "" if form == "generation" else "\n\n{{ options_ }}"
     ask = {"classification": "Which of these fits?", "multiple_choice": "Which one is right?", "generation": "Answer."}
-    metric = "rouge" if form == "generation" else "accuracy"
     inverted = [
         "",
         "[[template]]",

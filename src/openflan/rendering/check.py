@@ -6,7 +6,7 @@ in the prompt); a fault of a template is told once, with the first row it shows 
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -187,11 +187,15 @@ def check_rows(task: Task, read: Sequence[ReadRow], file: Path) -> list[Problem]
     """Faults that show on rows: each once for the task or a template, naming the first row."""
     lines = TaskLines.of(file)
     problems: dict[tuple[str, str], Problem] = {}
+    where = f"{at(file, lines.key(['metrics']))}: metrics"
     odd = next((row for row in read if len(row.options) != 2), None)
     if odd is not None and (of_two := sorted(OF_TWO_OPTIONS.intersection(task.metrics))):
-        where = f"{at(file, lines.key(['metrics']))}: metrics"
         what = f"row {odd.id}: {', '.join(of_two)} need two options, it has {len(odd.options)}"
         problems["", "metrics"] = Problem(where, what)
+    answers = [text for row in read for text in row.texts or (row.options[i] for i in row.gold)]
+    if "rouge" in task.metrics and answers and not rouge_reads(answers):
+        what = "rouge reads the letters a to z and digits alone, of which the answers have few or none"
+        problems["", "rouge"] = Problem(where, what, "use chrf")
     given = _columns_that_are_the_answer(task, read)
     for template in task.templates:
         place = _place(file, lines, template)
@@ -203,6 +207,16 @@ def check_rows(task: Task, read: Sequence[ReadRow], file: Path) -> list[Problem]
                     place, f"shows column {name}, which is the answer", "only an inverted template may"
                 )
     return list(problems.values())
+
+
+def rouge_reads(texts: Iterable[str]) -> bool:
+    """Whether most letters and digits of the texts are ones that rouge-score keeps: a to z, of either case, 0 to 9.
+
+    >>> rouge_reads(["Fünf Äpfel"]), rouge_reads(["Дождь, 2 мм"]), rouge_reads(["…"])
+    (True, False, False)
+    """
+    letters = [letter for text in texts for letter in text if letter.isalnum()]
+    return sum(letter.isascii() for letter in letters) > len(letters) / 2
 
 
 def check_example(example: Example, template: Template, row: ReadRow) -> Iterator[str]:
