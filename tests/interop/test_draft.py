@@ -160,7 +160,7 @@ def test_columns_called_as_the_answer_is_get_another_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("first", "second", "answer"),
     [("answer", "answer_text", "label"), ("options", "options_", "label"), ("a b", "column_0", "label"),
-     ("answer", "question", "answer_text")],
+     ("a\x7f", "b", "label"), ("answer", "question", "answer_text")],
 )  # fmt: skip
 def test_another_name_is_never_that_of_another_column(first: str, second: str, answer: str, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [

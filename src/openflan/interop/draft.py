@@ -109,7 +109,7 @@ def draft_task(name: str, rows: Rows, *, cluster: str, answer: str | None, where
         labels = labels or tuple(sorted(set(map(str, values))))
         form, answer_lines = "classification", _label_answer(chosen, values, labels)
     else:
-        form, answer_lines = "generation", [f"text = {json.dumps(_expression(chosen), ensure_ascii=False)}"]
+        form, answer_lines = "generation", [f"text = {_quoted(_expression(chosen))}"]
         metric = "rouge" if rouge_reads(str(value) for value in values if value) else "chrf"
     toml = _task_toml(name, cluster, form, metric, _column_names(texts, columns), answer_lines, labels)
     return Draft(toml, form, chosen, texts, labels)
@@ -148,12 +148,17 @@ def _all(rows: Rows, column: str, kind: type) -> bool:
     return all(isinstance(row.get(column), kind) for row in rows)
 
 
+def _quoted(value: Any) -> str:
+    """Texts as TOML and Jinja both read them; JSON leaves one character, delete, that TOML refuses."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _expression(column: str) -> str:
     return f"{_reference(column)} | trim"
 
 
 def _reference(column: str) -> str:
-    return column if _is_name(column) and column != "row" else f"row[{json.dumps(column, ensure_ascii=False)}]"
+    return column if _is_name(column) and column != "row" else f"row[{_quoted(column)}]"
 
 
 def _label_answer(column: str, values: Sequence[Any], labels: Sequence[str]) -> list[str]:
@@ -164,12 +169,12 @@ def _label_answer(column: str, values: Sequence[Any], labels: Sequence[str]) -> 
         gold, words = f"{_reference(column)} | int", [f"label {label}" for label in labels]
     else:
         gold, words = (
-            f"{json.dumps(list(labels), ensure_ascii=False)}.index({_reference(column)} | string | trim)",
+            f"{_quoted(list(labels))}.index({_reference(column)} | string | trim)",
             list(labels),
         )
     return [
-        f"options = {json.dumps(words, ensure_ascii=False)}   # the words the model chooses from, in label order",
-        f"gold = {json.dumps(gold, ensure_ascii=False)}",
+        f"options = {_quoted(words)}   # the words the model chooses from, in label order",
+        f"gold = {_quoted(gold)}",
     ]
 
 
@@ -177,8 +182,8 @@ def _choice_answer(rows: Rows, column: str, options: str) -> list[str]:
     indices = all(isinstance(row.get(column), int) or str(row.get(column)).isdigit() for row in rows)
     gold = f"{_reference(column)} | int" if indices else f"{_reference(options)}.index({_reference(column)})"
     return [
-        f"options = {json.dumps(_reference(options), ensure_ascii=False)}",
-        f"gold = {json.dumps(gold, ensure_ascii=False)}",
+        f"options = {_quoted(_reference(options))}",
+        f"gold = {_quoted(gold)}",
     ]
 
 
@@ -205,7 +210,7 @@ def _is_name(column: str) -> bool:
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
 
 
 def _task_toml(
@@ -217,7 +222,7 @@ def _task_toml(
     answer: Sequence[str],
     labels: Sequence[str],
 ) -> str:
-    columns = [f"{_key(own)} = {json.dumps(_expression(column), ensure_ascii=False)}" for column, own in names.items()]
+    columns = [f"{_key(own)} = {_quoted(_expression(column))}" for column, own in names.items()]
     main, *others = names.values()
     fields = "\n".join([*(f"{other}: {{{{ {other} }}}}" for other in others), f"{main}: {{{{ {main} | trimmable }}}}"])
     shown = "\n\n".join(["{{ " + main + " | trimmable }}", *("{{ " + other + " }}" for other in others)])
