@@ -19,7 +19,7 @@ from openflan.models.load import (
     write_prompt_format,
 )
 from openflan.models.provenance import TunedOn, tuned_on
-from tests.models.tiny import saved
+from tests.models.tiny import bpe, saved, tiny
 
 
 def test_what_is_saved_loads_in_plain_transformers_and_generates_the_same(tmp_path: Path) -> None:
@@ -78,6 +78,25 @@ def test_a_mistyped_folder_names_its_neighbours(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_weights_that_are_not_in_the_files_are_refused_and_not_drawn_at_random(tmp_path: Path, family: str) -> None:
+    model = tiny(family)
+    whole = dict(model.state_dict())
+    lost = "lm_head.weight" if family == "qwen2" else "transformer.h.1.mlp.c_fc.weight"
+    model.save_pretrained(tmp_path, state_dict={name: value for name, value in whole.items() if name != lost})
+    bpe().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"no weights for {lost}"):
+        load_model(str(tmp_path))
+
+
+def test_weights_of_another_size_than_configured_are_named(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "qwen2")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 310}))
+    with pytest.raises(ModelError, match=r"lm_head\.weight is \[300, 32\] in .*, by its configuration \[310, 32\]"):
+        load_model(str(tmp_path / "model"))
 
 
 def test_an_unknown_world_model_names_the_known_ones() -> None:

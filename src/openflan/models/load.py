@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """What configurations call the context length, the first one present counts."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+MOST_NAMED = 5
+"""So many of the weights that a folder lacks are named."""
 
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -108,7 +110,11 @@ def load_model(
                 loaded = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
         else:
             with _no_bars():
-                loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], **few_bits)
+                # Sizes that do not match are told with the rest, where transformers would raise an error of its own.
+                asked = few_bits | {"ignore_mismatched_sizes": True, "output_loading_info": True}
+                read = cast(Any, AutoModelForCausalLM.from_pretrained)
+                loaded, told = read(folder, dtype=DTYPES[dtype], **asked)
+            _check_complete(name, folder, told)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(f"{name}: {folder} does not hold a causal language model: {error}") from error
     except RuntimeError as error:
@@ -225,6 +231,17 @@ def _no_bars() -> Generator[None, None, None]:
     finally:
         if shown:
             bars.enable_progress_bar()
+
+
+def _check_complete(name: str, folder: Path, told: Mapping[str, Any]) -> None:
+    """Raise ModelError where a weight is not in the files as the configuration has it: it would be drawn at random."""
+    problems = [Problem(name, f"{folder} has no weights for {key}") for key in sorted(told["missing_keys"])]
+    for key, there, wanted in sorted(told["mismatched_keys"]):
+        said = f"{key} is {list(there)} in {folder}, by its configuration {list(wanted)}"
+        problems.append(Problem(name, said))
+    if problems:
+        more = [Problem(name, f"and {len(problems) - MOST_NAMED} more weights")] if len(problems) > MOST_NAMED else []
+        raise ModelError(problems[:MOST_NAMED] + more)
 
 
 def _holds_model(folder: Path) -> bool:
