@@ -182,6 +182,22 @@ def test_bad_requests_are_reported_together(llama):
     assert len(score(llama, bad[-1:])[0].logprobs) == 1
 
 
+def test_tokens_the_model_does_not_know_are_refused_and_not_given_a_number(llama):
+    # A tokenizer with tokens added, whose model's embedding was not resized.
+    words = llama.model.config.vocab_size
+    last = ScoreRequest("only predicted", (5, 6), ((7,), (words,)))
+    read = ScoreRequest("read", (5, words + 1), ((7,),))
+    with pytest.raises(ModelError) as error:
+        score(llama, [last, read, ScoreRequest("known", (5,), ((words - 1,),))])
+    assert [str(problem) for problem in error.value.problems] == [
+        f"{request}: the tokenizer gives id {largest}, the model knows {words} tokens"
+        for request, largest in (("only predicted", words), ("read", words + 1))
+    ]
+    prompted = add_soft_prompt(tiny("llama"), num_tokens=2)
+    with pytest.raises(ModelError, match=f"gives id {words}"):  # an id of the soft prompt, which it does know
+        score(prompted, [ScoreRequest("vector", (5, words), ((7,),))])
+
+
 def test_no_requests_no_work(llama):
     assert score(llama, []) == []
 

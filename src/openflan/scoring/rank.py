@@ -18,7 +18,7 @@ import numpy as np
 
 from openflan.errors import ModelError, Problem
 from openflan.scoring import padded
-from openflan.scoring.forward import Readout, inference, readout
+from openflan.scoring.forward import Readout, inference, known_tokens, readout
 from openflan.scoring.padded import Nats, Spent, score_padded
 from openflan.scoring.plan import chunk_borders, make_plan, unique_tokens
 from openflan.scoring.store import in_chunks
@@ -160,11 +160,12 @@ def score(
     kept_bytes: keys and values of shared beginnings kept at one time.
 
     Raises ModelError for ids used twice, and for requests that have an empty prompt or option, do not fit the model's
-    context or get a value that is not finite; with `skip` these get an `OptionScores` that names the problem instead.
+    context, have a token it does not know or get a value that is not finite; with `skip` these get an `OptionScores`
+    that names the problem instead.
     """
+    problems = request_problems(requests, lm.context - len(lm.prefix_ids), known_tokens(lm.model))
     if lm.prefix_ids:
         requests = [ScoreRequest(r.id, lm.prefix_ids + r.prompt_ids, r.option_ids) for r in requests]
-    problems = request_problems(requests, lm.context)
     if problems and not skip:
         raise ModelError(problems)
     repeated = [problem for problem in problems if problem.what == REPEATED]
@@ -184,8 +185,8 @@ REPEATED = "id used by two requests"
 INFINITE = "the model gave a log-probability that is not finite"
 
 
-def request_problems(requests: Sequence[ScoreRequest], context: int | None) -> list[Problem]:
-    """What keeps requests from being scored by a model that reads `context` tokens."""
+def request_problems(requests: Sequence[ScoreRequest], context: int, known: int) -> list[Problem]:
+    """What keeps requests from being scored by a model that reads `context` tokens and knows ids below `known`."""
     problems: list[Problem] = []
     seen: set[str] = set()
     for request in requests:
@@ -194,8 +195,10 @@ def request_problems(requests: Sequence[ScoreRequest], context: int | None) -> l
         seen.add(request.id)
         if not request.prompt_ids or not request.option_ids or not all(request.option_ids):
             problems.append(Problem(request.id, "the prompt and every option need at least one token"))
-        elif context is not None and (length := _longest(request)) > context:
+        elif (length := _longest(request)) > context:
             problems.append(Problem(request.id, f"{length} tokens, the model reads {context}"))
+        elif (largest := max(map(max, (request.prompt_ids, *request.option_ids)))) >= known:
+            problems.append(Problem(request.id, f"the tokenizer gives id {largest}, the model knows {known} tokens"))
     return problems
 
 
