@@ -19,7 +19,7 @@ from openflan.models.packing import packing_of
 from openflan.models.soft_prompt import add_soft_prompt, save_soft_prompt
 from openflan.tuning.settings import TuningSettings
 from openflan.tuning.tune import tune
-from tests.models.tiny import FAMILIES, examples, saved
+from tests.models.tiny import FAMILIES, bpe, examples, saved
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -141,6 +141,18 @@ def test_another_peft_users_adapter_loads_and_a_changed_base_of_ours_does_not(tm
     save_model(other, tmp_path / "model", None)
     with pytest.raises(ModelError, match="belongs to"):
         load_model(str(tmp_path / "adapter"), device="cpu")
+
+
+def test_a_tokenizer_in_an_adapters_folder_is_the_one_that_is_used(tmp_path: Path) -> None:
+    adapted = moved(saved(tmp_path / "model"))
+    adapted.save(tmp_path / "adapter")
+    bases = load_model(str(tmp_path / "adapter"), device="cpu")
+    assert bases.tokenizer("Hello").input_ids == adapted.lm.tokenizer("Hello").input_ids
+    bpe("Hello").save_pretrained(tmp_path / "adapter")
+    own = load_model(str(tmp_path / "adapter"), device="cpu")
+    assert own.tokenizer("Hello").input_ids == load_tokenizer(str(tmp_path / "adapter"))("Hello").input_ids
+    assert len(own.tokenizer("Hello").input_ids) < len(bases.tokenizer("Hello").input_ids)
+    assert own.identity != bases.identity
 
 
 # Few bits

@@ -130,20 +130,28 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether an adapter's folder holds a tokenizer, as some trainers save it there; ours is the base's."""
+    return (folder / "tokenizer_config.json").is_file()
+
+
 def load_adapter(
     folder: Path, *, name: str, dtype: str, device: str, tokenizer: "PreTrainedTokenizerBase | None" = None
 ) -> "LanguageModel":
     """An adapter's base model, loaded by name, with the adapter: LoRA merged into it, a soft prompt before it.
 
+    A tokenizer in the adapter's folder is the one it was tuned with, and takes the place of the base's.
     LoRA tuned beside quantized weights stays beside them. Raises ModelError where the adapter is damaged, of a kind we
     do not know or fits only in part, or where the base is not the model it was tuned on.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from openflan.models.load import read_prompt_format
+    from openflan.models.load import load_tokenizer, read_prompt_format
     from openflan.models.provenance import tuned_in
 
+    if tokenizer is None and has_tokenizer(folder):
+        tokenizer = load_tokenizer(str(folder))
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS_FILE)
@@ -256,8 +264,10 @@ def _load_base(
 def _identity(base: "LanguageModel", config: dict[str, Any], folder: Path) -> str:
     """By content alone: not by where the base lies."""
     plain = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
-    content = canonical_json([base.identity, plain, file_sha256(folder / WEIGHTS_FILE)])
-    return hashlib.sha256(content.encode()).hexdigest()
+    content: list[Any] = [base.identity, plain, file_sha256(folder / WEIGHTS_FILE)]
+    if has_tokenizer(folder):
+        content.append([[path.name, file_sha256(path)] for path in sorted(folder.glob("tokenizer*"))])
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 # Few bits

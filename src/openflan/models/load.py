@@ -143,7 +143,7 @@ def load_model(
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of the model called `name`; its weights are not read where the name is a folder's."""
     folder = find_model(name)
-    if adapters.is_adapter(folder) and not (folder / "tokenizer_config.json").exists():
+    if adapters.is_adapter(folder) and not adapters.has_tokenizer(folder):
         return load_tokenizer(adapters.base_name(folder))
     try:
         return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder))
