@@ -143,6 +143,14 @@ def test_another_peft_users_adapter_loads_and_a_changed_base_of_ours_does_not(tm
         load_model(str(tmp_path / "adapter"), device="cpu")
 
 
+def test_an_adapter_of_a_model_of_another_size_is_refused(tmp_path: Path) -> None:
+    moved(saved(tmp_path / "model")).save(tmp_path / "adapter")
+    (tmp_path / "adapter" / "base.json").unlink()  # as another peft user's, which names its base and no more
+    saved(tmp_path / "model", hidden_size=64)
+    with pytest.raises(ModelError, match=r"does not fit .*model: size mismatch for .*lora_A"):
+        load_model(str(tmp_path / "adapter"), device="cpu")
+
+
 def test_a_tokenizer_in_an_adapters_folder_is_the_one_that_is_used(tmp_path: Path) -> None:
     adapted = moved(saved(tmp_path / "model"))
     adapted.save(tmp_path / "adapter")

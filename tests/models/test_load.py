@@ -99,6 +99,14 @@ def test_weights_of_another_size_than_configured_are_named(tmp_path: Path) -> No
         load_model(str(tmp_path / "model"))
 
 
+def test_a_configuration_with_a_value_of_another_kind_is_an_error(tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_size": "thirty-two"}))
+    with pytest.raises(ModelError, match=r"does not hold a causal language model: .*hidden_size"):
+        load_model(str(tmp_path / "model"))
+
+
 def test_an_unknown_world_model_names_the_known_ones() -> None:
     with pytest.raises(ModelError, match="world:base"):
         load_model("world:bose")

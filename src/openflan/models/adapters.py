@@ -185,7 +185,12 @@ def _with_lora(base: "LanguageModel", folder: Path, weights: dict[str, Any]) -> 
     config = PeftConfig.from_pretrained(str(folder))
     config.base_model_name_or_path = base.model.name_or_path  # which base it is has been settled
     adapted = _with_layers(base, config)
-    loaded: Any = set_peft_model_state_dict(adapted.peft, weights)
+    try:
+        loaded: Any = set_peft_model_state_dict(adapted.peft, weights)
+    except RuntimeError as error:  # sizes; those of an embedding that was resized, say
+        _, _, first = str(error).partition("\n")
+        said = " ".join((first or str(error)).split("\n")[0].split())
+        raise ModelError(f"{folder}: the adapter does not fit {base.name}: {said}") from error
     adapted.peft.requires_grad_(False)
     # peft passes over what does not fit, and the adapter would be without effect.
     wrong = [key for key in loaded.missing_keys if "lora_" in key] + list(loaded.unexpected_keys)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -115,7 +116,7 @@ def load_model(
                 read = cast(Any, AutoModelForCausalLM.from_pretrained)
                 loaded, told = read(folder, dtype=DTYPES[dtype], **asked)
             _check_complete(name, folder, told)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"{name}: {folder} does not hold a causal language model: {error}") from error
     except RuntimeError as error:
         if quantize is None:
