@@ -51,6 +51,15 @@ def test_only_the_vectors_are_trainable_and_they_have_an_effect(tmp_path: Path) 
         assert not torch.allclose(lm.model(ids).logits[0, -1], lm.model(ids[:, 2:]).logits[0, -1], atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_the_vectors_start_as_embeddings_of_the_vocabulary(tmp_path: Path, family: str) -> None:
+    base = saved(tmp_path / "model", family)
+    words = base.model.get_input_embeddings()(torch.arange(VOCABULARY)).detach()
+    lm = add_soft_prompt(base, num_tokens=3)
+    vectors = lm.model.get_input_embeddings()(torch.tensor(lm.prefix_ids))
+    assert all((vector == words).all(-1).any() for vector in vectors)
+
+
 def test_left_and_right_padding_change_nothing(tmp_path: Path) -> None:
     lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2)
     ids, pad = [*lm.prefix_ids, 5, 6, 7], [1, 1, 1]

@@ -35,6 +35,8 @@ CONFIGS: dict[str, dict[str, object]] = {
     # Its layers take turns with the window; both caps bind.
     "gemma2": GROUPED
     | {"head_dim": 8, "sliding_window": WINDOW, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    # Its embedding is more than a matrix: it multiplies by the square root of the hidden size.
+    "gemma3_text": GROUPED | {"head_dim": 8, "sliding_window": WINDOW},
     "phi": PLAIN,
     "olmo2": GROUPED,
     "granite": GROUPED | {"logits_scaling": 3.0},

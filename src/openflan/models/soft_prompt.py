@@ -56,7 +56,9 @@ def add_soft_prompt(lm: LanguageModel, *, num_tokens: int = 10, seed: int = 0) -
     """
     weight = _embedding_weight(lm)
     drawn = torch.randint(len(weight), (num_tokens,), generator=torch.Generator().manual_seed(seed))
-    return put_before(lm, weight.detach()[drawn.to(weight.device)].float().clone())
+    with torch.no_grad():  # as the embedding gives them: Gemma 3's are its weights times a factor
+        start = cast(Tensor, lm.model.get_input_embeddings()(drawn.to(weight.device)))
+    return put_before(lm, start.float().clone())
 
 
 def prepend(encoded: Sequence[Encoded], prefix_ids: tuple[int, ...]) -> Sequence[Encoded]:
