@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from openflan.errors import ModelError
 from openflan.models.soft_prompt import add_soft_prompt
 from openflan.scoring import tree, tree_attention
 from openflan.scoring.forward import inference, readout
@@ -57,6 +59,19 @@ def test_a_model_that_attends_otherwise_than_it_says_is_found_out():
         assert "differ by up to" in str(check_tree(lm).reason)
     finally:
         ALL_ATTENTION_FUNCTIONS._local_mapping.pop("biased", None)
+
+
+def test_a_model_whose_logits_know_what_follows_is_refused():
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = AutoConfig.for_model("bert", vocab_size=260, initializer_range=0.3, **small)
+    lm = dataclasses.replace(tiny("llama"), model=AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(ModelError, match="BertLMHeadModel is no causal language model"):
+        score(lm, requests_like(0, number=2))
+    config.is_decoder = True
+    lm = dataclasses.replace(lm, model=AutoModelForCausalLM.from_config(config).eval())
+    requests = requests_like(0, number=2)
+    assert_same(score(lm, requests), lm, requests)
 
 
 def test_a_layer_that_mixes_tokens_outside_attention_is_not_pruned():

@@ -37,6 +37,9 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.06, torch.bfloat16: 0.3}
 """Nats for one token; wrong masks make 0.1 and more. Rounding in float32 moved the benchmark's model M by 2e-4 in any
 engine, half precision moves log-probabilities by up to 0.13 between batch sizes of one engine."""
 
+LATER_TOKENS = 0.1
+"""Most that logits may differ, relatively, with and without later tokens; half precision makes a hundredth."""
+
 NO_INTERFACE = "it does not attend through transformers' attention interface"
 
 Nats = npt.NDArray[np.float32]
@@ -185,12 +188,20 @@ def check_tree(lm: "LanguageModel") -> TreeCheck:
 
 
 def set_up_tree(lm: "LanguageModel", model: Readout) -> tuple[TreeCheck, TreeScorer | None]:
-    """What `check_tree` finds, and where that is good the scorer it was found with."""
+    """What `check_tree` finds, and where that is good the scorer it was found with.
+
+    Raises ModelError where logits depend on later tokens (BERT's, say): they tell nothing of the next one.
+    """
     name, requests = type(lm.model).__name__, _probe_requests(lm)
     try:
         expected = _alone(lm.model, requests, model.device)
+        later = _by_later_tokens(lm.model, requests[0], model.device)
     except Exception as error:  # a context too short for the probes, say
         return TreeCheck(f"{name}: a text to check with fails: {error}"), None
+    if later > LATER_TOKENS:
+        raise ModelError(
+            f"{lm.name}: {name} is no causal language model: its logits differ by {later:.0%} with what follows"
+        )
     tolerance = TOLERANCE.get(lm.dtype, TOLERANCE[torch.bfloat16])
 
     def difference(scorer: TreeScorer, call: int) -> float:
@@ -222,6 +233,16 @@ def set_up_tree(lm: "LanguageModel", model: Readout) -> tuple[TreeCheck, TreeSco
         if (found := difference(pruned, 0)) <= tolerance:
             return replace(check, difference=max(found, check.difference), pruned=True), pruned
     return check, scorer
+
+
+def _by_later_tokens(model: Any, request: "ScoreRequest", device: Any) -> float:
+    """How much logits at the tokens of the prompt differ, relatively, with and without an option behind it."""
+    logits_of = whole_logits(model)
+    prompt, option = request.prompt_ids, request.option_ids[0]
+    texts = [torch.tensor([ids], device=device) for ids in (prompt, prompt + option)]
+    found = [logits_of(ids, torch.ones_like(ids))[0].float() for ids in texts]
+    without, followed = (logits[: len(prompt)] for logits in found)
+    return float((followed - without).norm() / without.norm().clamp_min(1e-30))
 
 
 def _probe_requests(lm: "LanguageModel") -> "list[ScoreRequest]":
