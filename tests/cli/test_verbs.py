@@ -143,6 +143,15 @@ def test_errors_say_what_to_do_and_misuse_exits_with_two(
     assert told in text
 
 
+def test_after_ctrl_c_it_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("openflan.catalog.load.load_catalog", pressed)
+    code, text = failing(capsys, monkeypatch, "catalog", "list")
+    assert code == 130 and text.startswith("interrupted; ")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -57,6 +57,8 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 TOGETHER = ("tune", "run")
 """Verbs that know what to do when torchrun starts several processes of them."""
 
@@ -79,7 +81,7 @@ def _main(  # pyright: ignore[reportUnusedFunction] -- typer calls it
 
 
 def main() -> None:
-    """Entry point: exit 0 done, 1 failed, 2 misused."""
+    """Entry point: exit 0 done, 1 failed, 2 misused, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -99,6 +101,8 @@ def main() -> None:
         err.print(f"[bold red]{type(error).__name__}[/]: ", end="")
         err.print(system_words(error), markup=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on where it stood")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as left:  # typer makes the first into the second
+        if isinstance(left, SystemExit) and left.code != INTERRUPTED:
+            raise
+        err.print("interrupted; what a run folder or --store holds is kept, and the same command goes on from there")
+        sys.exit(INTERRUPTED)
