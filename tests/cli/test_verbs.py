@@ -152,6 +152,17 @@ def test_after_ctrl_c_it_says_how_to_go_on(capsys: pytest.CaptureFixture[str], m
     assert code == 130 and text.startswith("interrupted; ")
 
 
+def test_answers_do_not_take_the_place_of_the_requests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("questions.jsonl").write_text('{"id": 1, "inputs": "Is it?", "options": ["yes", "no"]}\n')
+    same = ("--requests", "questions.jsonl", "--out", str(tmp_path / "questions.jsonl"))
+    code, text = failing(capsys, monkeypatch, "score", "--model", "not-loaded-yet", *same)
+    assert code == 2 and "questions.jsonl holds the requests" in text
+    assert "Is it?" in Path("questions.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -54,6 +54,8 @@ def score(
 
     if out_ is not None and out_.is_dir():
         raise ConfigError(Problem("--out", f"{out_} is a folder", "name a file"))
+    if out_ is not None and out_.resolve() == requests.resolve():
+        raise ConfigError(Problem("--out", f"{out_} holds the requests, which answers would take the place of"))
     if store is not None and store.exists() and not store.is_dir():
         raise ConfigError(Problem("--store", f"{store} is a file", "name a folder"))
     texts = read_requests(requests)
