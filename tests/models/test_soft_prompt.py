@@ -44,7 +44,7 @@ def test_packed_equals_separate_equals_vectors_by_hand(tmp_path: Path, family: s
 
 
 def test_only_the_vectors_are_trainable_and_they_have_an_effect(tmp_path: Path) -> None:
-    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2)
+    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2, seed=10**30)
     assert [n for n, p in lm.model.named_parameters() if p.requires_grad] == ["model.embed_tokens.vectors"]
     ids = torch.tensor([[*lm.prefix_ids, 5, 6]])
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_the_vectors_start_as_embeddings_of_the_vocabulary(tmp_path: Path, famil
 
 
 def test_left_and_right_padding_change_nothing(tmp_path: Path) -> None:
-    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2)
+    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2, seed=10**30)
     ids, pad = [*lm.prefix_ids, 5, 6, 7], [1, 1, 1]
     mask, none = [1] * len(ids), [0] * len(pad)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_left_and_right_padding_change_nothing(tmp_path: Path) -> None:
 
 
 def test_saved_vectors_load_in_front_of_their_base_only(tmp_path: Path) -> None:
-    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2)
+    lm = add_soft_prompt(saved(tmp_path / "model"), num_tokens=2, seed=10**30)
     save_soft_prompt(lm, tmp_path / "soft")
     again = load_model(str(tmp_path / "soft"))
     ids = torch.tensor([[*lm.prefix_ids, 5, 6]])

@@ -108,7 +108,7 @@ def add_lora(lm: "LanguageModel", settings: LoraSettings, *, seed: int = 0) -> A
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % 2**63)
         return _with_layers(lm, config)
 
 

@@ -55,7 +55,7 @@ def add_soft_prompt(lm: LanguageModel, *, num_tokens: int = 10, seed: int = 0) -
     labels.
     """
     weight = _embedding_weight(lm)
-    drawn = torch.randint(len(weight), (num_tokens,), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randint(len(weight), (num_tokens,), generator=torch.Generator().manual_seed(seed % 2**63))
     with torch.no_grad():  # as the embedding gives them: Gemma 3's are its weights times a factor
         start = cast(Tensor, lm.model.get_input_embeddings()(drawn.to(weight.device)))
     return put_before(lm, start.float().clone())
