@@ -54,6 +54,8 @@ def own_id(number: int) -> int:
 
 
 if __name__ == "__main__":
+    # A shell's background jobs ignore Ctrl-C, and so does what they start, tests among it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     feed = in_order(own_id, 0, workers=2)
     next(feed)
     sys.stdout.write(f"{next(feed)} {next(feed)}\n")
