@@ -101,14 +101,13 @@ def _here(
 ) -> "tuple[list[OptionScores], list[str]]":
     """The scores by a model that is loaded, and what there is to say of them."""
     from openflan.models.load import load_model
-    from openflan.scoring.forward import known_tokens
     from openflan.scoring.rank import ScoringCost, request_problems
     from openflan.scoring.rank import score as score_requests
     from openflan.scoring.requests import encode_requests
 
     lm = load_model(model)
     encoded, merged = encode_requests(lm, texts)
-    problems = request_problems(encoded, lm.context - len(lm.prefix_ids), known_tokens(lm.model))
+    problems = request_problems(encoded, lm)
     if problems and not skip:
         raise ModelError([replace(problem, hint="--skip answers the others") for problem in problems])
     cost = ScoringCost()

@@ -163,7 +163,7 @@ def score(
     context, have a token it does not know or get a value that is not finite; with `skip` these get an `OptionScores`
     that names the problem instead.
     """
-    problems = request_problems(requests, lm.context - len(lm.prefix_ids), known_tokens(lm.model))
+    problems = request_problems(requests, lm)
     if lm.prefix_ids:
         requests = [ScoreRequest(r.id, lm.prefix_ids + r.prompt_ids, r.option_ids) for r in requests]
     if problems and not skip:
@@ -185,8 +185,9 @@ REPEATED = "id used by two requests"
 INFINITE = "the model gave a log-probability that is not finite"
 
 
-def request_problems(requests: Sequence[ScoreRequest], context: int, known: int) -> list[Problem]:
-    """What keeps requests from being scored by a model that reads `context` tokens and knows ids below `known`."""
+def request_problems(requests: Sequence[ScoreRequest], lm: "LanguageModel") -> list[Problem]:
+    """What keeps requests, as they are before a soft prompt is put before them, from being scored by the model."""
+    context, known = lm.context - len(lm.prefix_ids), known_tokens(lm.model)
     problems: list[Problem] = []
     seen: set[str] = set()
     for request in requests:
