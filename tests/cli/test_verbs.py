@@ -105,6 +105,16 @@ def test_render_shows_exemplars_in_front() -> None:
     assert text.count("exemplar: row train/") == 2
 
 
+def test_render_tells_what_was_left_out_in_json_too(tmp_path: Path) -> None:
+    rows = [{"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}, {"premise": "It rains.", "label": 0}]
+    (tmp_path / "rte").mkdir()
+    for split, kept in (("train", rows[:1]), ("validation", rows)):
+        (tmp_path / "rte" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
+    done = invoke("render", "rte", "--data-root", str(tmp_path), "--split", "test", "--limit", "2", "--json")
+    assert {example["row_id"] for example in json.loads(done.stdout)} == {"validation/0"}
+    assert "rte: 1 rows left out" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("code", "arguments", "told"),
     [

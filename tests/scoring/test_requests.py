@@ -34,6 +34,12 @@ def test_requests_are_read_in_order(tmp_path):
     ]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_request(tmp_path):
+    path = lines(tmp_path, {"id": "a", "inputs": "x", "options": ["y"]})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_requests(path) == [TextRequest("a", "x", ("y",))]
+
+
 def test_every_malformed_line_is_reported_with_its_number(tmp_path):
     path = lines(
         tmp_path,

@@ -111,6 +111,14 @@ def test_row_length_follows_context_step_and_longest_example() -> None:
         next(steps_from(Cursor(), blocks, TuningSettings(row_length=4), 64))
 
 
+def test_an_id_the_model_does_not_know_is_told_with_its_row() -> None:
+    first, *_ = blocks(0)
+    largest = max(max(*e.prompt_ids, *e.target_ids) for e in blocks(0))
+    next(steps_from(Cursor(), blocks, SETTINGS, 64, known_tokens=largest + 1))
+    with pytest.raises(ModelError, match=rf"row {first.row_id}: the tokenizer gives id \d+, the model knows 1 tokens"):
+        next(steps_from(Cursor(), blocks, SETTINGS, 64, known_tokens=1))
+
+
 def test_blocks_that_stay_empty_are_an_error() -> None:
     with pytest.raises(SourceError, match="no example left"):
         next(steps_from(Cursor(), lambda block: [], SETTINGS, 64))

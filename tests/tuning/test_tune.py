@@ -25,9 +25,10 @@ from openflan.models.packing import Packing
 from openflan.models.provenance import TunedOn, tuned_on
 from openflan.rendering.example import Example
 from openflan.tuning import tune as tune_module
+from openflan.tuning.checkpoint import checkpoints
 from openflan.tuning.settings import TuningSettings
 from openflan.tuning.tune import StepReport, last_block, tune
-from tests.models.tiny import EOS, examples, saved
+from tests.models.tiny import EOS, VOCABULARY, examples, saved
 from tests.tuning import killable
 
 QUICK = TuningSettings(steps=8, tokens_per_step=60, row_length=30, lr=1e-3, optimizer="adamw", checkpoint_every=3)
@@ -151,6 +152,22 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
     tune(lm, blocks, settings, tmp_path / "run")
     assert weights(tmp_path / "run") == weights(tmp_path / "straight")
     assert straight.identity
+
+
+def test_ids_the_model_does_not_know_stop_it_before_the_first_step(tmp_path: Path) -> None:
+    lm = saved(tmp_path / "base", "llama")
+    unknown = Encoded("t", "row 7", "x", (5, 6), (VOCABULARY, EOS))
+    told = rf"row 7: the tokenizer gives id {VOCABULARY}, the model knows {VOCABULARY} tokens"
+    with pytest.raises(ModelError, match=told):
+        tune(lm, lambda block: [unknown], QUICK, tmp_path / "run")
+    with pytest.raises(ModelError, match=told):
+        tune(lm, blocks, QUICK.model_copy(update={"dev_every": 4}), tmp_path / "dev", dev={"t": [unknown]})
+
+
+def test_a_copy_beside_checkpoints_is_none_of_them(tmp_path: Path) -> None:
+    for name in ("step-000010", "step-000009", "step-000009 (copy)"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000009", "step-000010"]
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_its_rows(tmp_path: Path) -> None:

@@ -90,7 +90,15 @@ def render(
                 for example, one in zip(examples, shown_tokens, strict=True)
             ]
         )
-        return
+    else:
+        _show(examples, shown_tokens)
+    for (_, name, reason), count in ledger.dropped.items():
+        err.print(f"{name}: {count} rows left out: {reason}", markup=False)
+    for (_, name, reason), count in ledger.shortened.items():
+        err.print(f"{name}: {count} examples: {reason}", markup=False)
+
+
+def _show(examples: "Sequence[Example]", shown_tokens: "Sequence[Mapping[str, Sequence[str]] | None]") -> None:
     for example, one in zip(examples, shown_tokens, strict=True):
         where = f" · {example.template} ({example.kind}) · row {example.row_id}"
         heading(Text.assemble((example.task, "bold"), where))
@@ -104,10 +112,6 @@ def render(
             out.print(example.targets, style="bold green", markup=False, highlight=False)
         else:
             _show_tokens(one)
-    for (_, name, reason), count in ledger.dropped.items():
-        err.print(f"{name}: {count} rows left out: {reason}", markup=False)
-    for (_, name, reason), count in ledger.shortened.items():
-        err.print(f"{name}: {count} examples: {reason}", markup=False)
 
 
 def _plain(example: object) -> dict[str, object]:

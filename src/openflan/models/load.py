@@ -74,6 +74,13 @@ class LanguageModel:
         return self.model.device
 
     @property
+    def known_tokens(self) -> int:
+        """Ids below this one are fed and predicted; those of a soft prompt are not among them."""
+        embedding, head = cast(Any, self.model.get_input_embeddings()), cast(Any, self.model.get_output_embeddings())
+        rows = int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
+        return rows if getattr(head, "weight", None) is None else min(rows, int(head.weight.shape[0]))
+
+    @property
     def dtype(self) -> torch.dtype:
         """What it computes in, see `weights_dtype`."""
         return weights_dtype(self.model)

@@ -216,13 +216,6 @@ def whole_logits(model: Any) -> "Callable[[Tensor, Tensor], Tensor]":
     return logits
 
 
-def known_tokens(model: Any) -> int:
-    """Ids below this one are fed and predicted; those of a soft prompt are not among them."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    rows = int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
-    return rows if getattr(head, "weight", None) is None else min(rows, int(head.weight.shape[0]))
-
-
 def accepted_arguments(module: Any) -> frozenset[str]:
     """The names a module's forward pass takes: position ids, say, are not known to all."""
     return frozenset(inspect.signature(module.forward).parameters)

@@ -18,7 +18,7 @@ import numpy as np
 
 from openflan.errors import ModelError, Problem
 from openflan.scoring import padded
-from openflan.scoring.forward import Readout, inference, known_tokens, readout
+from openflan.scoring.forward import Readout, inference, readout
 from openflan.scoring.padded import Nats, Spent, score_padded
 from openflan.scoring.plan import chunk_borders, make_plan, unique_tokens
 from openflan.scoring.store import in_chunks
@@ -187,7 +187,7 @@ INFINITE = "the model gave a log-probability that is not finite"
 
 def request_problems(requests: Sequence[ScoreRequest], lm: "LanguageModel") -> list[Problem]:
     """What keeps requests, as they are before a soft prompt is put before them, from being scored by the model."""
-    context, known = lm.context - len(lm.prefix_ids), known_tokens(lm.model)
+    context, known = lm.context - len(lm.prefix_ids), lm.known_tokens
     problems: list[Problem] = []
     seen: set[str] = set()
     for request in requests:

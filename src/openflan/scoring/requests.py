@@ -5,6 +5,7 @@ or {"id", "error"}.
 Read next: `rank.py`.
 """
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -43,16 +44,16 @@ class TextRequest:
 
 
 def read_requests(path: Path) -> list[TextRequest]:
-    """All requests of a file, in order; empty lines are skipped, ids may be strings or whole numbers.
+    """All requests of a file, in order; empty lines are skipped, and so is a byte order mark.
 
-    Raises SourceError naming every malformed line, by its number.
+    Ids may be strings or whole numbers. Raises SourceError naming every malformed line, by its number.
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     found: list[TextRequest] = []
     problems: list[Problem] = []
     lines_of: dict[str, int] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if not line.strip():
             continue
         read = _request(line)

@@ -106,8 +106,10 @@ def _passes(
 ) -> Iterator[tuple[str, list[PackedRow]]]:
     """Forward passes, each over examples of one task, with its name."""
     for name, encoded in dev.items():
-        packed = PackedBlocks(lambda _, examples=encoded: examples, settings, lm.context, lm.prefix_ids)(0)
-        rows, most_tokens = alike_passes(packed, processes, settings.forward_tokens, way)
+        blocks = PackedBlocks(
+            lambda _, examples=encoded: examples, settings, lm.context, lm.prefix_ids, lm.known_tokens
+        )
+        rows, most_tokens = alike_passes(blocks(0), processes, settings.forward_tokens, way)
         yield from ((name, part) for part in forward_passes(rows, most_tokens))
 
 

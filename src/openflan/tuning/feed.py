@@ -16,7 +16,7 @@ from openflan.encoding.boundary import Tokenizer
 from openflan.encoding.encode import Encoded, encode
 from openflan.encoding.pack import PackedRow, pack
 from openflan.encoding.prompt_format import Lengths, PromptFormat
-from openflan.errors import ModelError, SourceError
+from openflan.errors import ModelError, Problem, SourceError
 from openflan.ledger import Ledger
 from openflan.mixture.mixture import Mixture
 from openflan.tuning.ahead import can_be_sent, in_order
@@ -81,21 +81,35 @@ class MixtureBlocks:
 
 @dataclass(frozen=True, slots=True)
 class PackedBlocks:
-    """Blocks as packed rows, a model's `prefix_ids` before each prompt."""
+    """Blocks as packed rows, a model's `prefix_ids` before each prompt.
+
+    Raises ModelError for an id that is not below `known_tokens`, where it is given.
+    """
 
     blocks: Blocks
     settings: TuningSettings
     context: int
     prefix_ids: tuple[int, ...] = ()
+    known_tokens: int | None = None
 
     def __call__(self, number: int) -> list[PackedRow]:
         encoded = self.blocks(number)
+        if self.known_tokens is not None:
+            _check_known(encoded, self.known_tokens)
         if self.prefix_ids:
             # Imports torch, which a process that packs has no need of otherwise.
             from openflan.models.soft_prompt import prepend
 
             encoded = prepend(encoded, self.prefix_ids)
         return pack(encoded, row_length(encoded, self.settings, self.context))
+
+
+def _check_known(encoded: Sequence[Encoded], known_tokens: int) -> None:
+    for example in encoded:
+        if (largest := max((*example.prompt_ids, *example.target_ids))) >= known_tokens:
+            where, what = f"{example.task}, row {example.row_id}", f"the tokenizer gives id {largest}"
+            hint = "tokenizer and model are not of one another: take the tokenizer the model was trained with"
+            raise ModelError(Problem(where, f"{what}, the model knows {known_tokens} tokens", hint))
 
 
 def steps_from(
@@ -105,6 +119,7 @@ def steps_from(
     context: int,
     *,
     prefix_ids: tuple[int, ...] = (),
+    known_tokens: int | None = None,
     workers: int = 0,
 ) -> Generator[tuple[list[PackedRow], Cursor], None, None]:
     """The rows of one optimizer step after another, each with the cursor that stands after it. Does not end; close it.
@@ -113,7 +128,8 @@ def steps_from(
     `workers`, the number of processes that make blocks ahead, is.
     """
     rows: list[PackedRow] = []
-    with contextlib.closing(_rows_from(cursor, PackedBlocks(blocks, settings, context, prefix_ids), workers)) as feed:
+    packed = PackedBlocks(blocks, settings, context, prefix_ids, known_tokens)
+    with contextlib.closing(_rows_from(cursor, packed, workers)) as feed:
         for row, after in feed:
             if rows and _tokens(rows) + len(row.input_ids) > settings.tokens_per_step:
                 yield rows, cursor

@@ -222,7 +222,15 @@ def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] |
     dev_log = DevLog(dev or {}, lm, settings, nats, folder, way=tuning.way, world=world)
     dev_log.measure(progress.step)
     workers = num_workers(blocks, settings, on_gpu=lm.device.type == "cuda")
-    feed = steps_from(progress.cursor, blocks, settings, lm.context, prefix_ids=lm.prefix_ids, workers=workers)
+    feed = steps_from(
+        progress.cursor,
+        blocks,
+        settings,
+        lm.context,
+        prefix_ids=lm.prefix_ids,
+        known_tokens=lm.known_tokens,
+        workers=workers,
+    )
     with _asked_to_stop() as asked, contextlib.closing(feed), _log(folder / LOG_FILE, world) as log:
         while progress.step < settings.steps:
             started = time.perf_counter()
