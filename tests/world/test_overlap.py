@@ -44,7 +44,7 @@ def test_it_finds_facts_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert findings.facts
 
 
-def _quoting(rng: object, stage: object) -> object:
+def _quoting(rng: object, stage: object, patterns: object) -> object:
     from openflan.world.text import Document
 
     return Document("Notes. In Zed, hall is nasix. Nasix means hall. Tom is happy. Tom has the cup. Ann is sad.", ())

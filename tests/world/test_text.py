@@ -10,13 +10,14 @@ from openflan.world.text import DOCUMENT_SEPARATOR, NONSENSE, STAGES, Patterns, 
 from openflan.world.tokenizer import tokens
 
 
+@pytest.mark.parametrize("patterns", ["short", "exercises"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_documents_fit_the_window_and_mark_answers_inside_the_text(stage: Stage) -> None:
+def test_documents_fit_the_window_and_mark_answers_inside_the_text(stage: Stage, patterns: Patterns) -> None:
     rng = random.Random(1)
     lengths: list[int] = []
     marked = 0
     for _ in range(1500):
-        made = document(rng, stage)
+        made = document(rng, stage, patterns=patterns)
         assert not set("\x02\x03{}_") & set(made.text)
         assert "  " not in made.text
         end = 0

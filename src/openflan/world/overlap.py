@@ -13,6 +13,7 @@ hash.
 """
 
 import argparse
+import itertools
 import random
 import sys
 from collections import Counter
@@ -25,13 +26,16 @@ from openflan.errors import SourceError
 from openflan.world import language as lang
 from openflan.world import rows as task_rows
 from openflan.world.language import Realm
-from openflan.world.text import STAGES, document
+from openflan.world.text import STAGES, Patterns, document
 from openflan.world.tokenizer import TASKS_FOLDER, template_pieces, template_words, tokens
 
 __all__ = ["Findings", "check", "main"]
 
 PIECE = 4
 """Words in a row of a template that must not occur in the text."""
+
+_PATTERNS: tuple[Patterns, ...] = ("short", "exercises")
+"""With each of these the text is read; without patterns it is a part of the first."""
 
 RARE = 20e-6
 """Share of the tokens under which a template word counts as rare."""
@@ -179,10 +183,10 @@ def check(documents: int, seed: int = 0, row_seeds: Sequence[int] = (0,), rows_p
     asked: Counter[str] = Counter()
     pieces: Counter[str] = Counter()
     found: set[tuple[str, str]] = set()
-    for stage in STAGES:
-        rng = random.Random(f"overlap {stage} {seed}")
+    for patterns, stage in itertools.product(_PATTERNS, STAGES):
+        rng = random.Random(f"overlap {patterns} {stage} {seed}")
         for _ in range(documents if stage == "full" else documents // 4):
-            text = document(rng, stage).text
+            text = document(rng, stage, patterns=patterns).text
             words = tokens(text)
             counts.update(words)
             for gram in _grams(words):

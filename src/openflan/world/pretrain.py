@@ -102,6 +102,8 @@ class Settings:
     """Start of a second stage of one-question documents, for what the first did not form or did not keep."""
     refresh_tokens: int = 600_000
     refresh_extensions: int = 4
+    labels_from: int = 24_000_000
+    """Tokens after which a text with exercises has labels of whole texts among them."""
     wide_from: int = 5_000_000
     """Tokens after which a batch holds 2048 tokens rather than 1024."""
 
@@ -379,6 +381,8 @@ def _phase(settings: Settings, progress: _Progress) -> tuple[Stage, int, float]:
         return "focus", 1024, 4.0
     if settings.refresh_from <= done < progress.refresh_until:
         return "refresh", 1024, 4.0
+    if done >= settings.labels_from and settings.patterns == "exercises":
+        return "labels", 2048, 2.0
     if done >= settings.refresh_from:
         return "late", 2048, 2.0
     return ("full", 1024, 3.0) if done < settings.wide_from else ("full", 2048, 2.0)

@@ -25,10 +25,10 @@ from openflan.world.language import Fact, Realm, fill, other_than, sentence
 
 __all__ = ["DOCUMENT_SEPARATOR", "STAGES", "Document", "Patterns", "Stage", "document", "documents"]
 
-Stage = Literal["first", "early", "full", "focus", "refresh", "late"]
-STAGES: tuple[Stage, ...] = ("first", "early", "full", "focus", "refresh", "late")
+Stage = Literal["first", "early", "full", "focus", "refresh", "late", "labels"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 """first and early: simple text; full: everything; focus and refresh: one fact and one question or claim per document;
-late: everything, with more of these."""
+late: everything, with more of these; labels: late, among exercises with labels of whole texts."""
 
 Patterns = Literal["none", "short", "exercises"]
 """Documents that repeat one thing with new content, from which learning in a context grows. none: left out; short: an
@@ -1187,26 +1187,42 @@ def _one_of(words: Sequence[str]) -> Maker:
     return lambda rng: rng.choice(words)
 
 
+def _stated(relation: str) -> Maker:
+    return lambda rng: lang.statement(rng, lang.random_fact(rng, _REALM, relation))
+
+
+def _claimed(true: bool) -> Maker:
+    """A scene and a claim that it bears out, or one that it contradicts."""
+
+    def make(rng: Rng) -> str:
+        facts = _scene(rng, rng.choice((1, 1, 2)))
+        fact = rng.choice(facts)
+        claim = fact if true else lang.contradiction(rng, fact, facts)
+        return f"{lang.statements(rng, facts)} {lang.statement(rng, claim)}"
+
+    return make
+
+
+def _told(sensible: bool) -> Maker:
+    """A cause and its effect, or that of another story."""
+
+    def make(rng: Rng) -> str:
+        script, other = rng.sample(lang.scripts(_REALM), 2)
+        person = _person(rng)
+        effect = fill(rng.choice((script if sensible else other).effects), person)
+        return f"{fill(rng.choice(script.causes), person)} {effect}"
+
+    return make
+
+
 def _labelled_sources(rng: Rng) -> tuple[list[Maker], int]:
     """Kinds of input to be told apart, and how long an input is (1 a word, 2 a sentence, 3 more)."""
-
-    def stated(relation: str) -> Maker:
-        return lambda r: lang.statement(r, lang.random_fact(r, _REALM, relation))
 
     def asked(relation: str) -> Maker:
         return lambda r: lang.wh_question(r, lang.random_fact(r, _REALM, relation))
 
     def reviewed(positive: bool) -> Maker:
         return lambda r: lang.review(r, _REALM, positive).text
-
-    def claimed(true: bool) -> Maker:
-        def make(r: Rng) -> str:
-            facts = _scene(r, r.choice((1, 1, 2)))
-            fact = r.choice(facts)
-            claim = fact if true else lang.contradiction(r, fact, facts)
-            return f"{lang.statements(r, facts)} {lang.statement(r, claim)}"
-
-        return make
 
     def known(true: bool) -> Maker:
         def make(r: Rng) -> str:
@@ -1216,31 +1232,22 @@ def _labelled_sources(rng: Rng) -> tuple[list[Maker], int]:
 
         return make
 
-    def told(sensible: bool) -> Maker:
-        def make(r: Rng) -> str:
-            script, other = r.sample(lang.scripts(_REALM), 2)
-            person = _person(r)
-            effect = fill(r.choice((script if sensible else other).effects), person)
-            return f"{fill(r.choice(script.causes), person)} {effect}"
-
-        return make
-
     kind = rng.random()
     if kind < 0.30:
         return [_one_of(lang.KINDS[name]) for name in rng.sample(tuple(lang.KINDS), rng.choice((2, 2, 3)))], 1
     if kind < 0.36:
         return [_one_of(lang.MEN), _one_of(lang.WOMEN)], 1
     if kind < 0.50:
-        return [stated(name) for name in rng.sample(tuple(lang.RELATIONS), rng.choice((2, 2, 3)))], 2
+        return [_stated(name) for name in rng.sample(tuple(lang.RELATIONS), rng.choice((2, 2, 3)))], 2
     if kind < 0.60:
         return [asked(name) for name in rng.sample(tuple(lang.RELATIONS), 2)], 2
     if kind < 0.74:
         return [reviewed(True), reviewed(False)], 3
     if kind < 0.86:
-        return [claimed(True), claimed(False)], 3
+        return [_claimed(True), _claimed(False)], 3
     if kind < 0.93:
         return [known(True), known(False)], 2
-    return [told(True), told(False)], 3
+    return [_told(True), _told(False)], 3
 
 
 def _label_text(rng: Rng) -> str:
@@ -1251,6 +1258,43 @@ def _label_text(rng: Rng) -> str:
 def _word_label_text(rng: Rng) -> str:
     """Single words of two kinds, each kind with a label: the shortest text that labels are learned from."""
     return _labelled(rng, [_one_of(words) for words in rng.sample(tuple(lang.KINDS.values()), 2)], 1)
+
+
+def _text_sources(rng: Rng) -> tuple[list[Maker], int]:
+    """As `_labelled_sources`, but where no single word tells the kind: it has to be put together from the text.
+
+    Words of evaluation reviews come too, about other things (`_review_parts`): a label is learned for words that were
+    labelled before, and not for those that were only read.
+    """
+
+    def reviewed(positive: bool) -> Maker:
+        def make(r: Rng) -> str:
+            if r.random() < 0.5:
+                return lang.review(r, _REALM, positive).text
+            thing = r.choice(lang.review_things(_REALM))
+            return lang.review(r, Realm.EVALUATION, positive, thing, bare=True).text
+
+        return make
+
+    kind = rng.random()
+    if kind < 0.1:
+        return [_one_of(lang.MEN), _one_of(lang.WOMEN)], 1
+    if kind < 0.3:
+        return [_stated(name) for name in rng.sample(tuple(lang.RELATIONS), 2)], 2
+    if kind < 0.6:
+        return [reviewed(True), reviewed(False)], 3
+    if kind < 0.85:
+        return [_claimed(True), _claimed(False)], 3
+    return [_told(True), _told(False)], 3
+
+
+def _text_label_text(rng: Rng) -> str:
+    sources, length = _text_sources(rng)
+    return _labelled(rng, sources, length)
+
+
+def _text_exercise_text(rng: Rng) -> str:
+    return _exercises(rng, _text_sources(rng)[0])
 
 
 def _labelled(rng: Rng, sources: Sequence[Maker], length: int) -> str:
@@ -1363,19 +1407,24 @@ def _exercise_text(rng: Rng) -> str:
 
     What is to be done is learned from the answers before, past all that stands between them.
     """
+    return _exercises(rng, None)
+
+
+def _exercises(rng: Rng, sources: Sequence[Maker] | None) -> str:
+    """`sources`: what is to be told apart; by default drawn, or questions of one kind."""
     heading = _carrier(rng, rng.choice(CARRIERS)) if rng.random() < 0.8 else ""
     repeated, above = rng.random() < 0.85, rng.random() < 0.6
     choices = rng.choice(_CHOICES) if rng.random() < 0.75 else ""
     lead = rng.choice(("", "", "So: ", "{name}: ", "= ", "Then ")).format(name=_person(rng))
     shown: Callable[[], tuple[str, str, tuple[str, str]]]
-    if rng.random() < 0.45:
-        sources, _ = _labelled_sources(rng)
-        sources = sources[:2]
-        labels = rng.sample(rng.choice(_LABELS), 2)
+    if sources is None and rng.random() < 0.45:
+        sources = _labelled_sources(rng)[0][:2]
+    if sources is not None:
+        kinds, labels = sources, rng.sample(rng.choice(_LABELS), 2)
 
         def shown() -> tuple[str, str, tuple[str, str]]:
             index = rng.randrange(2)
-            return sources[index](rng), labels[index], (labels[0], labels[1])
+            return kinds[index](rng), labels[index], (labels[0], labels[1])
 
     else:
         ask, asked = _any_ask(rng), rng.random() < 0.7
@@ -1433,6 +1482,7 @@ _STAGE_MIXTURES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
     "focus": ((_one_question_text, 3.0), (_one_claim_text, 2.3), (_one_of_two_text, 2.0)),
     "refresh": ((_one_question_text, 2.5), (_one_claim_text, 4.0)),
     "late": (*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
+    "labels": (*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
 }
 _SHORT_PATTERNS = (_pattern_text, _same_scene_kind_text, _label_text, _map_text, _same_piece_text)
 _EXERCISES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
@@ -1441,7 +1491,9 @@ _EXERCISES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
     "full": ((_recall_text, 1.5), (_word_label_text, 1), (_label_text, 3), (_pattern_text, 2), (_map_text, 1),
              (_same_scene_kind_text, 0.5), (_same_piece_text, 0.7), (_exercise_text, 5)),
 }  # fmt: skip
-"""What stands in the place of the short patterns, by stage; late is full. The stages of one-question documents have
+_EXERCISES["late"] = _EXERCISES["full"]
+_EXERCISES["labels"] = (*_EXERCISES["full"], (_text_label_text, 14), (_text_exercise_text, 14))
+"""What stands in the place of the short patterns, by stage. The stages of one-question documents have
 none: among patterns yes-or-no verification does not form. They undo what was learned of labels, which comes back within
 a million tokens."""
 
@@ -1452,7 +1504,7 @@ def _with(patterns: Patterns, stage: Stage) -> tuple[list[Maker], list[float]]:
         return _mixture(*parts)
     parts = tuple(part for part in parts if part[0] not in _SHORT_PATTERNS)
     if patterns == "exercises":
-        parts += _EXERCISES.get("full" if stage == "late" else stage, ())
+        parts += _EXERCISES.get(stage, ())
     return _mixture(*parts)
 
 
