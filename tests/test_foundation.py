@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from openflan import artifacts
-from openflan.artifacts import alone_in, stage
+from openflan.artifacts import alone_in, is_taken, stage
 from openflan.errors import nearest
 from openflan.ledger import Ledger
 from openflan.seeding import derive, generator
@@ -95,7 +95,8 @@ with alone_in(Path({str(tmp_path / "folder")!r}), waiting="it waits"):
 """], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
         with pytest.raises(subprocess.TimeoutExpired):
             blocked.wait(2)
+        assert is_taken(tmp_path / "folder") and not is_taken(tmp_path / "nowhere")
     said, warned = blocked.communicate(timeout=30)
     assert said == "in\n"
     assert "another process works there; it waits" in warned
-    assert not list((tmp_path / "folder").iterdir())
+    assert not is_taken(tmp_path / "folder") and not list((tmp_path / "folder").iterdir())

@@ -129,6 +129,25 @@ def alone_in(folder: Path, *, waiting: str | None = None) -> Generator[None, Non
         os.close(handle)
 
 
+def is_taken(folder: Path) -> bool:
+    """Whether a process is in a block of `alone_in` with this folder; False where there are no locks."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, FileNotFoundError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def is_done(folder: Path) -> bool:
     """Whether `stage` finished this folder."""
     return (folder / DONE).exists()

@@ -23,6 +23,7 @@ from openflan.reports.study_page import write_study_report
 from openflan.studies import clusters, study, templates
 from openflan.studies.all_studies import STUDIES, possible
 from openflan.studies.made import frozen, rows_lost
+from openflan.studies.progress import silent
 from openflan.studies.rows import seen_templates, split_of
 from openflan.studies.settings import SETTINGS, StudyName, StudySettings, load_settings, resolve_settings
 from openflan.studies.study import run_study, samples_file
@@ -65,6 +66,25 @@ def test_studies_are_planned_without_torch_and_each_can_have_values_of_its_own()
     code = "import sys, openflan.studies.all_studies; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert get_args(StudyName) == tuple(STUDIES)
+
+
+def test_beside_another_process_a_study_goes_through_its_systems_in_an_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(study, "_run_group", lambda group, *_, **__: begun.append(group[0].name))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType, reportUnknownMemberType]
+    systems = STUDIES["shots"].plan(toy()).systems
+
+    def order() -> list[str]:
+        begun.clear()
+        study.run_systems(systems, tmp_path, workers=1, progress=silent)
+        return list(begun)
+
+    alone = order()
+    with artifacts.alone_in(samples_file(systems[0], tmp_path).parent):
+        beside = order()
+    assert beside != alone and sorted(beside) == sorted(alone)
+    assert order() == alone
 
 
 def test_what_no_seed_moves_is_run_once_and_models_are_shared() -> None:

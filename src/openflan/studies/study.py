@@ -7,6 +7,8 @@ one folder share both, a killed study goes on, and a second run computes nothing
 this one.
 """
 
+import os
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -259,7 +261,11 @@ def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress:
             )
         else:
             groups.setdefault(system.model_key or system.name, []).append(system)
-    jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out, folders)) for group in groups.values()]
+    order = list(groups.values())
+    if any(artifacts.is_taken(samples_file(group[0], out).parent) for group in order):
+        # Another process works on these: with each in an order of its own they meet at the last ones only.
+        order = random.Random(os.getpid()).sample(order, len(order))
+    jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out, folders)) for group in order]
     if workers > 1 and len(jobs) > 1:
         in_processes(jobs, workers=workers, progress=progress)
         return
