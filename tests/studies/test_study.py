@@ -1,5 +1,6 @@
 """Studies: what shares what, what is computed once, and that a grid means what it says."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -24,9 +25,10 @@ from openflan.studies import clusters, study, templates
 from openflan.studies.all_studies import STUDIES, possible
 from openflan.studies.made import frozen, rows_lost
 from openflan.studies.progress import silent
+from openflan.studies.recipe import Recipe
 from openflan.studies.rows import seen_templates, split_of
 from openflan.studies.settings import SETTINGS, StudyName, StudySettings, load_settings, resolve_settings
-from openflan.studies.study import run_study, samples_file
+from openflan.studies.study import LEDGER, is_done, run_folder, run_study, samples_file
 
 
 def toy(**top: Any) -> StudySettings:
@@ -68,23 +70,24 @@ def test_studies_are_planned_without_torch_and_each_can_have_values_of_its_own()
     assert get_args(StudyName) == tuple(STUDIES)
 
 
-def test_beside_another_process_a_study_goes_through_its_systems_in_an_order_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_process_works_on_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systems = [one for one in STUDIES["holdout"].plan(toy()).systems if one.arm == "untuned"][:3]
+    names = [one.name for one in systems]
     begun: list[str] = []
-    monkeypatch.setattr(study, "_run_group", lambda group, *_, **__: begun.append(group[0].name))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType, reportUnknownMemberType]
-    systems = STUDIES["shots"].plan(toy()).systems
+    other = contextlib.ExitStack()
 
-    def order() -> list[str]:
-        begun.clear()
+    def run_arm(arm: str, recipe: Recipe, rows: object, folder: Path, *_: object, **__: object) -> None:
+        begun.append(folder.name)
+        if len(begun) == 2:  # the others are done: the other process ends too
+            other.close()
+
+    monkeypatch.setattr(study, "run_arm", run_arm)
+    monkeypatch.setattr(study, "close_ledger", lambda recipe, rows, folder: artifacts.write_json(folder / LEDGER, {}))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    with other:
+        other.enter_context(artifacts.alone_in(run_folder(systems[0], tmp_path)))
         study.run_systems(systems, tmp_path, workers=1, progress=silent)
-        return list(begun)
-
-    alone = order()
-    with artifacts.alone_in(samples_file(systems[0], tmp_path).parent):
-        beside = order()
-    assert beside != alone and sorted(beside) == sorted(alone)
-    assert order() == alone
+    assert begun == [names[1], names[2], names[0]]
+    assert all(is_done(one, tmp_path) for one in systems)
 
 
 def test_what_no_seed_moves_is_run_once_and_models_are_shared() -> None:

@@ -7,8 +7,6 @@ one folder share both, a killed study goes on, and a second run computes nothing
 this one.
 """
 
-import os
-import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -247,6 +245,7 @@ def check_splits(systems: Sequence[System]) -> None:
 def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress: Progress) -> None:
     """Samples of every system into OUT/runs/NAME; systems that ask one model go to one process.
 
+    What another process is at work on comes last: several may share a folder, and each takes what the others have not.
     Raises RunError where two of them are asked other rows of one task: as soon as the second one's are known.
     """
     folders = [run_folder(system, out) for system in systems]
@@ -261,16 +260,14 @@ def run_systems(systems: Sequence[System], out: Path, *, workers: int, progress:
             )
         else:
             groups.setdefault(system.model_key or system.name, []).append(system)
-    order = list(groups.values())
-    if any(artifacts.is_taken(samples_file(group[0], out).parent) for group in order):
-        # Another process works on these: with each in an order of its own they meet at the last ones only.
-        order = random.Random(os.getpid()).sample(order, len(order))
-    jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out, folders)) for group in order]
-    if workers > 1 and len(jobs) > 1:
-        in_processes(jobs, workers=workers, progress=progress)
-        return
-    for job in jobs:
-        job.function(*job.arguments, progress=progress)
+    for wait in (False, True):
+        left = [group for group in groups.values() if not all(is_done(system, out) for system in group)]
+        jobs = [Job(f"{group[0].name} (+{len(group) - 1})", _run_group, (group, out, folders, wait)) for group in left]
+        if workers > 1 and len(jobs) > 1:
+            in_processes(jobs, workers=workers, progress=progress)
+            continue
+        for job in jobs:
+            job.function(*job.arguments, progress=progress)
 
 
 def run_folder(system: System, out: Path) -> Path:
@@ -303,15 +300,24 @@ def is_done(system: System, out: Path) -> bool:
     return (run_folder(system, out) / LEDGER).exists()
 
 
-def _run_group(systems: Sequence[System], out: Path, folders: Sequence[Path], *, progress: Progress) -> None:
-    for system in systems:
-        folder, recipe = run_folder(system, out), system.recipe
-        open_run(recipe, folder)
-        rows = rows_of(recipe)
-        lock(recipe, split_of(recipe), rows, folder)
-        check_same_rows(folders)
-        run_arm(system.arm, recipe, rows, folder, progress, home=model_folder(system, out))
-        close_ledger(recipe, rows, folder)
+def _run_group(
+    systems: Sequence[System], out: Path, folders: Sequence[Path], wait: bool, *, progress: Progress
+) -> None:
+    """`wait`: for a process that is at work on them; without, they are left to it."""
+    first = run_folder(systems[0], out)
+    if not wait and artifacts.is_taken(first):
+        return
+    with artifacts.alone_in(first, waiting="this study goes on when it ends"):
+        for system in systems:
+            if is_done(system, out):
+                continue
+            folder, recipe = run_folder(system, out), system.recipe
+            open_run(recipe, folder)
+            rows = rows_of(recipe)
+            lock(recipe, split_of(recipe), rows, folder)
+            check_same_rows(folders)
+            run_arm(system.arm, recipe, rows, folder, progress, home=model_folder(system, out))
+            close_ledger(recipe, rows, folder)
 
 
 @dataclass(frozen=True, slots=True)
