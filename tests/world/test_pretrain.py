@@ -13,7 +13,7 @@ import torch
 from openflan.world import pretrain as module
 from openflan.world.pretrain import SIZES, FastLlama, Settings, Start, batches, pretrain, to_llama
 from openflan.world.probes import PROBES, Item, Probe, accuracies
-from openflan.world.text import document
+from openflan.world.text import Patterns, document
 from openflan.world.tokenizer import build_tokenizer, vocabulary
 
 if TYPE_CHECKING:
@@ -108,6 +108,15 @@ def test_the_learning_rate_warms_up_stays_and_falls() -> None:
 
     assert rate(0, steps=0) < rate(0, steps=40) < rate(1_000_000) == rate(6_000_000) == settings.learning_rate
     assert rate(6_000_000) > rate(8_000_000) > rate(9_900_000) > 0
+
+
+def test_labels_of_whole_texts_come_last_and_among_exercises_alone() -> None:
+    def stage(patterns: Patterns, tokens: int) -> str:
+        settings = Settings(tokens=40_000_000, patterns=patterns)
+        return module._phase(settings, module._Progress(tokens=tokens))[0]  # pyright: ignore[reportPrivateUsage]
+
+    assert stage("exercises", 23_900_000) == stage("short", 30_000_000) == stage("none", 30_000_000) == "late"
+    assert stage("exercises", 24_000_000) == stage("exercises", 39_000_000) == "labels"
 
 
 def test_probes_tell_right_from_wrong() -> None:
