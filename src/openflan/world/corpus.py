@@ -13,7 +13,7 @@ from pathlib import Path
 
 from openflan.artifacts import fingerprint, write_text
 from openflan.seeding import derive
-from openflan.world.text import STAGES, Stage, documents
+from openflan.world.text import Stage, documents
 from openflan.world.tokenizer import tokens
 
 MODEL_TOKENS = 17_000_000
@@ -51,8 +51,8 @@ class Piece:
 def pieces(num_tokens: int) -> list[Piece]:
     """The files that hold `num_tokens` tokens, or a few more."""
     made: list[Piece] = []
-    for stage in STAGES:
-        left = round(num_tokens * STAGE_TOKENS[stage] / MODEL_TOKENS)
+    for stage, planned in STAGE_TOKENS.items():
+        left = round(num_tokens * planned / MODEL_TOKENS)
         for number, start in enumerate(range(0, left, PIECE_TOKENS)):
             made.append(Piece(stage, number, min(PIECE_TOKENS, left - start)))
     return made
