@@ -813,8 +813,12 @@ def _review_parts(rng: Rng) -> tuple[lang.Review, str]:
         return lang.review(rng, _REALM, positive, rng.choice(lang.review_things(Realm.EVALUATION)), bare=True), _person(
             rng
         )
-    thing = rng.choice(lang.review_things(_REALM))
-    return lang.review(rng, Realm.EVALUATION, positive, thing, bare=True), rng.choice(lang.people(Realm.TUNING))
+    return _review_in_evaluation_words(rng, positive), rng.choice(lang.people(Realm.TUNING))
+
+
+def _review_in_evaluation_words(rng: Rng, positive: bool) -> lang.Review:
+    """A review in words of evaluation reviews about a thing that those are not about."""
+    return lang.review(rng, Realm.EVALUATION, positive, rng.choice(lang.review_things(_REALM)), bare=True)
 
 
 def _review_text(rng: Rng) -> str:
@@ -1263,16 +1267,14 @@ def _word_label_text(rng: Rng) -> str:
 def _text_sources(rng: Rng) -> tuple[list[Maker], int]:
     """As `_labelled_sources`, but where no single word tells the kind: it has to be put together from the text.
 
-    Words of evaluation reviews come too, about other things (`_review_parts`): a label is learned for words that were
+    Words of evaluation reviews come too, about other things: a label is learned for words that were
     labelled before, and not for those that were only read.
     """
 
     def reviewed(positive: bool) -> Maker:
         def make(r: Rng) -> str:
-            if r.random() < 0.5:
-                return lang.review(r, _REALM, positive).text
-            thing = r.choice(lang.review_things(_REALM))
-            return lang.review(r, Realm.EVALUATION, positive, thing, bare=True).text
+            plain = r.random() < 0.5
+            return (lang.review(r, _REALM, positive) if plain else _review_in_evaluation_words(r, positive)).text
 
         return make
 
@@ -1475,24 +1477,28 @@ def _mixture(*parts: tuple[Maker, float]) -> tuple[list[Maker], list[float]]:
     return [maker for maker, _ in parts], [weight for _, weight in parts]
 
 
+_LATE = (*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0))
 _STAGE_MIXTURES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
     "first": ((_first_reader_text, 16), *_SIMPLE),
     "early": ((_reader_text, 10), (_one_of_two_text, 2), *_SIMPLE),
     "full": _FULL,
     "focus": ((_one_question_text, 3.0), (_one_claim_text, 2.3), (_one_of_two_text, 2.0)),
     "refresh": ((_one_question_text, 2.5), (_one_claim_text, 4.0)),
-    "late": (*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
-    "labels": (*_FULL, (_one_question_text, 3.0), (_one_claim_text, 5.0)),
+    "late": _LATE,
+    "labels": _LATE,
 }
 _SHORT_PATTERNS = (_pattern_text, _same_scene_kind_text, _label_text, _map_text, _same_piece_text)
+_FULL_EXERCISES: tuple[tuple[Maker, float], ...] = (
+    (_recall_text, 1.5), (_word_label_text, 1), (_label_text, 3), (_pattern_text, 2), (_map_text, 1),
+    (_same_scene_kind_text, 0.5), (_same_piece_text, 0.7), (_exercise_text, 5),
+)  # fmt: skip
 _EXERCISES: dict[Stage, tuple[tuple[Maker, float], ...]] = {
     "first": ((_recall_text, 5), (_word_label_text, 3)),
     "early": ((_recall_text, 6), (_word_label_text, 5), (_map_text, 1)),
-    "full": ((_recall_text, 1.5), (_word_label_text, 1), (_label_text, 3), (_pattern_text, 2), (_map_text, 1),
-             (_same_scene_kind_text, 0.5), (_same_piece_text, 0.7), (_exercise_text, 5)),
-}  # fmt: skip
-_EXERCISES["late"] = _EXERCISES["full"]
-_EXERCISES["labels"] = (*_EXERCISES["full"], (_text_label_text, 14), (_text_exercise_text, 14))
+    "full": _FULL_EXERCISES,
+    "late": _FULL_EXERCISES,
+    "labels": (*_FULL_EXERCISES, (_text_label_text, 14), (_text_exercise_text, 14)),
+}
 """What stands in the place of the short patterns, by stage. The stages of one-question documents have
 none: among patterns yes-or-no verification does not form. They undo what was learned of labels, which comes back within
 a million tokens."""
