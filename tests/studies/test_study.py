@@ -28,7 +28,7 @@ from openflan.studies.progress import silent
 from openflan.studies.recipe import Recipe
 from openflan.studies.rows import seen_templates, split_of
 from openflan.studies.settings import SETTINGS, StudyName, StudySettings, load_settings, resolve_settings
-from openflan.studies.study import LEDGER, is_done, run_folder, run_study, samples_file
+from openflan.studies.study import LEDGER, is_done, model_folder, run_folder, run_study, samples_file
 
 
 def toy(**top: Any) -> StudySettings:
@@ -70,8 +70,9 @@ def test_studies_are_planned_without_torch_and_each_can_have_values_of_its_own()
     assert get_args(StudyName) == tuple(STUDIES)
 
 
-def test_what_another_process_works_on_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    systems = [one for one in STUDIES["holdout"].plan(toy()).systems if one.arm == "untuned"][:3]
+@pytest.mark.parametrize("arm", ["untuned", "tuned"])
+def test_what_another_process_works_on_comes_last(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    systems = [one for one in STUDIES["holdout"].plan(toy()).systems if one.arm == arm][:3]
     names = [one.name for one in systems]
     begun: list[str] = []
     other = contextlib.ExitStack()
@@ -84,7 +85,8 @@ def test_what_another_process_works_on_comes_last(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(study, "run_arm", run_arm)
     monkeypatch.setattr(study, "close_ledger", lambda recipe, rows, folder: artifacts.write_json(folder / LEDGER, {}))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     with other:
-        other.enter_context(artifacts.alone_in(run_folder(systems[0], tmp_path)))
+        # Tuning takes the model's folder, whatever system and study it is for.
+        other.enter_context(artifacts.alone_in(model_folder(systems[0], tmp_path) or run_folder(systems[0], tmp_path)))
         study.run_systems(systems, tmp_path, workers=1, progress=silent)
     assert begun == [names[1], names[2], names[0]]
     assert all(is_done(one, tmp_path) for one in systems)

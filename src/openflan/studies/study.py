@@ -304,10 +304,11 @@ def _run_group(
     systems: Sequence[System], out: Path, folders: Sequence[Path], wait: bool, *, progress: Progress
 ) -> None:
     """`wait`: for a process that is at work on them; without, they are left to it."""
-    first = run_folder(systems[0], out)
-    if not wait and artifacts.is_taken(first):
+    # The model's folder, where there is one: another study may begin with another of the systems that ask it.
+    place = model_folder(systems[0], out) or run_folder(systems[0], out)
+    if not wait and artifacts.is_taken(place):
         return
-    with artifacts.alone_in(first, waiting="this study goes on when it ends"):
+    with artifacts.alone_in(place, waiting="this study goes on when it ends"):
         for system in systems:
             if is_done(system, out):
                 continue
