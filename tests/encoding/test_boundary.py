@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from openflan.encoding import split, split_many
 from openflan.encoding.boundary import WHITESPACE, added_prefix, without_transformers
-from openflan.errors import ModelError
 from tests.models.tiny import BOS, EOS, bpe
 
 PLAIN = bpe()
@@ -75,9 +74,11 @@ def test_eos_that_the_tokenizer_appends_never_ends_a_prompt() -> None:
     assert EOS not in found.prompt_ids + found.continuation_ids[0]
 
 
-def test_two_empty_texts_are_an_error() -> None:
-    with pytest.raises(ModelError, match="empty"):
-        split(PLAIN, "", ["yes", ""])
+@pytest.mark.parametrize("tokenizer", [PLAIN, BARE])
+def test_between_two_empty_texts_there_is_no_token(tokenizer: Any) -> None:
+    with_one = split(tokenizer, "", ["yes"])
+    assert split(tokenizer, "", ["yes", ""]).continuation_ids == (*with_one.continuation_ids, ())
+    assert split(tokenizer, "", [""]).continuation_ids == ((),)
 
 
 def test_an_earlier_call_with_truncation_does_not_cut_ours() -> None:

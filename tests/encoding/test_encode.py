@@ -153,3 +153,12 @@ def test_what_is_read_is_what_is_encoded_after_a_cut_too() -> None:
     (found,) = encode_options([example], TOKENIZER, FORMAT, Lengths(inputs=100), Ledger())
     assert TOKENIZER.decode(found.prompt_ids) == "<s>" + FORMAT.of(found.read)
     assert found.read.exemplars == () and CUT in found.read.inputs
+
+
+def test_an_example_of_no_token_is_dropped_and_counted() -> None:
+    ledger = Ledger()
+    nothing = dataclasses.replace(short(targets="", options=("", "yes")), inputs="")
+    form = PromptFormat(separator="")
+    assert encode([nothing], TOKENIZER, form, Lengths(), ledger) == []
+    assert [one.read for one in encode_options([nothing, short()], TOKENIZER, form, Lengths(), ledger)] == [short()]
+    assert ledger.dropped["encode", "rte", "prompt and target hold no token"] == 2

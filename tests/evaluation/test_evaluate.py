@@ -160,6 +160,25 @@ def test_the_exchange_test_is_one_of_the_reported_difference():
     assert pair.observed == pytest.approx(pair.mean) == pytest.approx(found["mean"], abs=1e-6)
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_template_that_one_arm_has_no_answer_through_makes_no_difference(left: int):
+    """As where its prompts do not fit, or no written answer was an option: what both answered is what counts."""
+    samples = grid(better, tasks=[TASKS["t"]])
+    through = (pl.col("arm") == "untuned") & (pl.col("template") == "a") & (pl.col("split") == "test")
+    few = samples.filter(through).sort("row_id")["row_id"].unique(maintain_order=True)[:left].to_list()
+    lacking = samples.filter(~through | pl.col("row_id").is_in(few))
+    without = samples.filter((pl.col("template") != "a") | (pl.col("split") == "dev") | pl.col("row_id").is_in(few))
+    found, expected = (evaluated(some).differences[0]["tasks"]["t"] for some in (lacking, without))
+    assert found["mean"] == pytest.approx(expected["mean"])
+    assert found["n"] == expected["n"]
+
+
+def test_metrics_that_name_a_component_alike_are_all_told():
+    tasks = {"t": made_task("t", metrics=["squad", "exact_match"])}
+    also = evaluated(grid(better, tasks=[TASKS["t"]]), tasks=tasks).arms["tuned"]["tasks"]["t"]["also"]
+    assert set(also) == {"squad.exact_match", "exact_match"}
+
+
 def answers_of(rows: pl.DataFrame) -> paired.Answers:
     """An arm's answers to items it answered through every template, sorted by item and template."""
     items = np.repeat(np.arange(rows["row_id"].n_unique()), 3)

@@ -196,6 +196,9 @@ def test_majority_is_a_word_where_words_are_fixed_and_a_position_where_not():
     assert constant(METRICS["accuracy"], fixed) == 0.75
     free = [chosen(0, 1, options=(f"a{i}", f"b{i}")) for i in range(3)] + [chosen(0, 0, options=("x", "y"))]
     assert constant(METRICS["accuracy"], free) == 0.75
+    # The third position is gold each time; where two options are the same words, the first of them counts.
+    third = [ranked(["p", "q", "r"], [2], 0), ranked(["s", "t", "u"], [2], 0), ranked(["a", "b", "a"], [2], 0)]
+    assert constant(METRICS["accuracy"], [*third, ranked(["v", "w", "x"], [2], 0)]) == 1.0
     assert constant(METRICS["exact_match"], [text("a", "a")]) is None
 
 

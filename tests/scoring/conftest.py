@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,15 @@ CONFIGS = {
         "intermediate_size": 48,
         "max_position_embeddings": 96,
         "sliding_window": 8,
+    },
+    "gpt_neo": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 8,
+        "vocab_size": 260,
+        "max_position_embeddings": 96,
     },
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 260},
     "granite": {
@@ -78,7 +88,7 @@ CONFIGS = {
 }
 
 
-AS_TREES = frozenset(CONFIGS) - {"mistral", "bloom", "falcon", "mamba", "gpt_oss", "gemma2"}
+AS_TREES = frozenset(CONFIGS) - {"mistral", "bloom", "falcon", "mamba", "gpt_oss", "gemma2", "gpt_neo"}
 """The others are scored by padded texts: a window of 8 tokens, biases and sinks that attention is not told of in a way
 it knows, no attention."""
 
@@ -95,10 +105,10 @@ def byte_tokenizer(*words: str) -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny(architecture: str) -> LanguageModel:
+def tiny(architecture: str, **changed: Any) -> LanguageModel:
     """A random model whose attention matters: larger weights than an untrained model's."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(architecture, **CONFIGS[architecture])
+    config = AutoConfig.for_model(architecture, **CONFIGS.get(architecture, {}) | changed)
     config.initializer_range = 0.3
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     return LanguageModel(
@@ -150,6 +160,12 @@ class Scripted(torch.nn.Module):
         super().__init__()
         self.scripts, self.vocabulary = scripts, vocabulary
         self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def get_input_embeddings(self):
+        return SimpleNamespace(num_embeddings=self.vocabulary)
+
+    def get_output_embeddings(self):
+        return None
 
     def forward(self, input_ids, attention_mask, past_key_values=None, use_cache=True):
         if past_key_values is None:

@@ -61,6 +61,12 @@ def test_prompts_with_a_common_beginning_and_texts_of_many_lengths(architecture)
             assert not cuts and one == full
 
 
+def test_a_token_that_the_model_does_not_know_is_named(llama):
+    with pytest.raises(ModelError, match="id 260, the model knows 260 tokens") as raised:
+        generate(llama, [*REQUESTS, GenerationRequest("other", (5, 260, 7))])
+    assert [problem.where for problem in raised.value.problems] == ["other"]
+
+
 def test_a_model_without_keys_and_values_is_computed_anew_and_says_so(caplog):
     _say_slow.cache_clear()
     generate(tiny("mamba"), REQUESTS, max_new_tokens=2)
@@ -207,7 +213,7 @@ def test_a_long_text_costs_no_more_decoding_for_each_of_its_tokens():
     first, yes = tokenizer.convert_tokens_to_ids(["Q", "yes"])
     lm = LanguageModel(
         name="scripted", model=Scripted({first: [yes]}, len(tokenizer)), tokenizer=Counting(),
-        prompt_format=PromptFormat(), context=None, identity="scripted",
+        prompt_format=PromptFormat(), context=1024, identity="scripted",
     )  # fmt: skip
     (one,) = generate(lm, [GenerationRequest("a", (first,))], stops=["STOP"], max_new_tokens=150)
     assert len(one.token_ids) == 150

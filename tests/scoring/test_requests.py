@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, ModelError, SourceError
+from openflan.models import load
 from openflan.scoring.rank import OptionScores, score
 from openflan.scoring.requests import TextRequest, answers, encode_requests, read_requests, write_answers
 
-from .conftest import tiny
+from .conftest import byte_tokenizer, tiny
 
 
 def lines(tmp_path, *records):
@@ -89,7 +91,6 @@ def run_score(llama, monkeypatch, tmp_path):
     from typer.testing import CliRunner
 
     from openflan.cli.app import app
-    from openflan.models import load
 
     monkeypatch.setattr(load, "load_model", lambda name: llama)
 
@@ -123,6 +124,17 @@ def test_or_skipped_and_counted(run_score):
     assert "not scored: 1 (97 tokens" in found.stderr and "long" in found.stderr
     assert "an option has the tokens of another" in found.stderr
     assert "with one row per option" in found.stderr
+
+
+def test_a_request_without_a_token_is_named_and_may_be_skipped_too(run_score, llama, monkeypatch):
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip()  # to it white space alone is nothing
+    monkeypatch.setattr(load, "load_model", lambda name: dataclasses.replace(llama, tokenizer=tokenizer))
+    blank = {"id": "blank", "inputs": " ", "options": [" ", "yes"]}
+    records = [{"id": "fine", "inputs": "Is it? ", "options": ["yes", "no"]}, blank]
+    assert [problem.where for problem in run_score(records=records).exception.problems] == ["blank"]
+    fine, skipped = map(json.loads, run_score("--skip", records=records).stdout.splitlines())
+    assert "at least one token" in skipped["error"] and len(fine["logprobs"]) == 2
 
 
 def test_a_store_is_a_folder(run_score, tmp_path):

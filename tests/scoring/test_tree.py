@@ -12,6 +12,7 @@ from openflan.errors import ModelError
 from openflan.models.soft_prompt import add_soft_prompt
 from openflan.scoring import tree, tree_attention
 from openflan.scoring.forward import inference, readout
+from openflan.scoring.generate import GenerationRequest, generate
 from openflan.scoring.plan import make_plan
 from openflan.scoring.rank import ScoreRequest, ScoringCost, score
 from openflan.scoring.tree import check_tree
@@ -41,6 +42,56 @@ def test_a_sliding_window_is_allowed_for_texts_that_fit_it(caplog):
     assert costs[-1].engine == "trees"
     assert_same(score(lm, [short, long], report=costs.append), lm, [short, long])
     assert "its sliding window of 64 tokens is shorter than a text of 65" in caplog.text
+
+
+SMALL = CONFIGS["llama"] | {"pad_token_id": 0}
+OF_THEIR_OWN = {
+    "llama4_text": {"attention_chunk_size": 32, "num_local_experts": 2, "intermediate_size_mlp": 48,
+                    "head_dim": 8, "no_rope_layers": [1, 0]},
+    "phimoe": {"sliding_window": 32, "num_local_experts": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", OF_THEIR_OWN)
+def test_a_window_that_only_the_models_own_mask_knows_is_kept_to(architecture):
+    lm = tiny(architecture, **SMALL | OF_THEIR_OWN[architecture])
+    assert check_tree(lm).window == 32
+    short, long = ScoreRequest("a", tuple(range(20)), ((6, 7), (8,))), ScoreRequest("b", tuple(range(60)), ((6, 7),))
+    assert_same(score(lm, [short, long]), lm, [short, long])
+
+
+TURNED = {
+    "phi3": {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 8.0, 16.0]},
+    "llama": {"rope_type": "dynamic", "factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("architecture", TURNED)
+def test_positions_that_turn_with_the_longest_text_of_a_batch(architecture):
+    given = {"rope_theta": 10000.0, "original_max_position_embeddings": 32} | TURNED[architecture]
+    lm = tiny(architecture, **SMALL, eos_token_id=1, original_max_position_embeddings=32, rope_parameters=given)
+    prompts = [tuple(range(3, 20)), tuple(range(3, 90))]
+    requests = [ScoreRequest(str(len(prompt)), prompt, ((6, 7), (8,))) for prompt in prompts]
+    assert_same(score(lm, requests), lm, requests)
+    asked = [GenerationRequest(request.id, request.prompt_ids) for request in requests]
+    assert generate(lm, asked, max_new_tokens=4) == [generate(lm, [one], max_new_tokens=4)[0] for one in asked]
+
+
+def test_positions_that_are_counted_from_the_padding():
+    # Not as transformers' own generation has it, which counts from 0 whatever the model does.
+    given = SMALL | {"max_position_embeddings": 98, "is_decoder": True, "pad_token_id": 1}
+    lm = tiny("roberta", **given)
+    requests = [ScoreRequest("a", tuple(range(2, 9)), ((6, 7), (8,))), ScoreRequest("b", (5, 4), ((6, 7, 8),))]
+    assert_same(score(lm, requests), lm, requests)
+    for one, request in zip(
+        generate(lm, [GenerationRequest(r.id, r.prompt_ids) for r in requests], max_new_tokens=4, stops=[]),
+        requests,
+        strict=True,
+    ):
+        ids = [*request.prompt_ids, *one.token_ids]
+        with torch.inference_mode():
+            likeliest = lm.model(torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        assert likeliest[len(request.prompt_ids) - 1 : -1] == list(one.token_ids)
 
 
 def test_a_model_that_attends_otherwise_than_it_says_is_found_out():

@@ -251,11 +251,11 @@ def test_a_difference_is_over_rows_that_both_sides_answered(done: Path, tmp_path
     by_arm = {one.arm: one for one in STUDIES["instructions"].plan(settings).systems}
     lost = read_samples(samples_file(by_arm["untuned"], done)).filter(cluster="nli")["task"][0]
 
-    def differences(name: str, without: tuple[str, ...]) -> dict[str, Any]:
+    def differences(name: str, without: tuple[str, ...], kept: pl.Expr = pl.col("task") != lost) -> dict[str, Any]:
         shutil.copytree(done, tmp_path / name)
         for arm in without:
             file = samples_file(by_arm[arm], tmp_path / name)
-            write_samples(read_samples(file).filter(pl.col("task") != lost), file)
+            write_samples(read_samples(file).filter(kept), file)
         found = run_study(STUDIES["instructions"], settings, tmp_path / name)["contrasts"]
         return {one["place"]: one for one in found if (one["first"], one["second"]) == ("tuned", "untuned")}
 
@@ -271,11 +271,20 @@ def test_a_difference_is_over_rows_that_both_sides_answered(done: Path, tmp_path
             assert one[number] == pytest.approx(both[place][number]), (place, number)
     assert one_side["nli"]["mean"] != whole["nli"]["mean"]
 
+    # A template that one side has no answers through is left out for both; no row falls away.
+    some = read_samples(samples_file(by_arm["untuned"], done)).filter(task=lost, split="test")["template"].unique()
+    kept = (pl.col("task") != lost) | (pl.col("split") == "dev") | pl.col("template").is_in(some.sort()[1:].to_list())
+    one_side, both = differences("template", ("untuned",), kept), differences("templates", tuple(by_arm), kept)
+    assert {place: one["left_out"] for place, one in one_side.items()} == {"nli": 0, "paraphrase": 0, "all": 0}
+    for place, one in one_side.items():
+        for number in ("mean", "low", "high", "p"):
+            assert one[number] == pytest.approx(both[place][number]), (place, number)
+
 
 def test_a_place_without_answers_is_left_out_and_the_others_stay() -> None:
     plan = STUDIES["instructions"].plan(toy(seeds=[1]))
     draws = ClusterDraws(0.5, np.full(200, 0.5), 3, ("t",), None, None, 0.0)
-    answered = {(study._asked_as(one), one.cluster): study.Answered(draws, "rows") for one in plan.readings}
+    answered = {(study._asked_as(one), one.cluster): study.Answered(draws, pl.DataFrame()) for one in plan.readings}
     whole = study.measured(plan, answered)
     untuned = next(one for one in plan.readings if one.series == "untuned" and one.cluster == "nli")
     del answered[study._asked_as(untuned), "nli"]

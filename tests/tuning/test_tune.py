@@ -75,14 +75,22 @@ def test_a_stopped_run_continues_to_the_same_bytes(tmp_path: Path, method: str, 
     assert not (tmp_path / "stopped" / "checkpoints").exists()
 
 
-def test_a_base_models_own_dropout_plays_no_part(tmp_path: Path) -> None:
-    lm = saved(tmp_path / "base", "gpt2")
+@pytest.mark.parametrize(
+    ("architecture", "rates"),
+    [
+        ("gpt2", {"attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5}),
+        ("falcon", {"hidden_dropout": 0.5, "attention_dropout": 0.5}),  # read off the configuration in every pass
+    ],
+)
+def test_a_base_models_own_dropout_plays_no_part(tmp_path: Path, architecture: str, rates: dict[str, float]) -> None:
+    lm = saved(tmp_path / "base", architecture)
     tune(lm, blocks, QUICK, tmp_path / "without")
     config = tmp_path / "base" / "config.json"
-    rates = {"attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5}
     config.write_text(json.dumps(json.loads(config.read_text()) | rates))
     tune(load_model(str(tmp_path / "base")), blocks, QUICK, tmp_path / "with")
     assert weights(tmp_path / "with") == weights(tmp_path / "without")
+    kept = json.loads((tmp_path / "with" / "model" / "config.json").read_text())
+    assert rates.items() <= kept.items()
 
 
 def test_tuning_learns_and_leaves_the_given_model_as_it_was(tmp_path: Path) -> None:

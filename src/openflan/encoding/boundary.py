@@ -8,7 +8,8 @@ The rule:
 2. Prompt and prompt + continuation are encoded as whole texts. The prompt's tokens are the longest prefix that all
    these encodings share. Where a token spans the join the split backs up before that token, for every continuation
    alike (`merged`), so that options are compared from the same point.
-3. A continuation never has zero tokens, and a prompt has at least one: the tokenizer's BOS, else its EOS.
+3. A continuation has zero tokens only where it and the prompt have none between them, and a prompt has at least one:
+   the tokenizer's BOS, else its EOS.
 
 Wherever no token spans the join the ids equal those of lm-eval's `_encode_pair`.
 """
@@ -84,8 +85,8 @@ def split_many(
 ) -> list[Boundary]:
     """`split` of many (prompt, continuations), each distinct part of a text encoded once.
 
-    Raises ModelError where prompt and continuation both have no tokens, or the tokenizer has neither BOS nor EOS to
-    stand before an empty prompt.
+    A continuation is empty where it and its prompt have no token between them. Raises ModelError where the tokenizer
+    has neither BOS nor EOS to stand before an empty prompt.
     """
     texts: dict[str, int] = {}
 
@@ -148,9 +149,9 @@ def _framed(prefix: Ids, ids: Ids) -> Ids:
 
 def _boundary(tokenizer: Tokenizer, prefix: Ids, prompt: Ids, joint: Sequence[Ids]) -> Boundary:
     shared = len(prompt)
+    if any(ids in ((), prefix) for ids in joint):  # so the prompt is empty too
+        return Boundary((_context_id(tokenizer),), tuple(ids[len(prefix) :] for ids in joint), merged=False)
     for ids in joint:
-        if ids in ((), prefix):
-            raise ModelError("a prompt and its continuation have no token between them: both texts are empty")
         shared = min(_shared_length(prompt, ids), shared, len(ids) - 1)
     merged = shared < len(prompt)
     if shared == 0:

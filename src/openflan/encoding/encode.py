@@ -148,7 +148,7 @@ def _fit(
     kept: list[tuple[Example, Boundary]] = []
     merged: Counter[str] = Counter()
     for example, boundary in zip(examples, split_many(tokenizer, items, bos=prompt_format.bos), strict=True):
-        allowed = most(boundary)
+        allowed = most(boundary) if all(boundary.continuation_ids) else "prompt and target hold no token"
         if isinstance(allowed, int) and len(boundary.prompt_ids) > allowed:
             fitted = _shorten(example, continuations(example), most, tokenizer, prompt_format, ledger)
             if fitted is None:

@@ -233,7 +233,7 @@ def compare(
     for block in pairing.blocks:
         measure = metric(a.metrics[block.task])
         answers = _answers(block, measure, numbers)
-        pair = paired.pair(*answers, seed=seed, names=[block.task], resamples=resamples)
+        pair = paired.pair(*answers, seed=seed, names=[block.task], resamples=resamples, own_templates=own_prompts)
         if pair is None:  # by item, through the same templates on both sides, but no item through the same one
             crossed.append(Problem(block.task, "no item was answered by both sides through the same template"))
             continue

@@ -366,7 +366,7 @@ def _also(one: _Answers) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for rows in one.asked.partition_by("template"):
         mine = outcomes_of(rows)
-        for measure in {name: measure for measure, name in reversed(wanted)}.values():
+        for measure in {measure.name: measure for measure, _ in wanted}.values():
             if measure.needs_options and not ranks:
                 continue
             for name, value in measure.over(mine).items():

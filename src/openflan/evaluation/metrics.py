@@ -153,8 +153,8 @@ def constant(measure: Metric, outcomes: Sequence[Outcome]) -> float | None:
     answers: list[Outcome] = []
     for outcome in outcomes:
         index = outcome.options.index(commonest) if isinstance(commonest, str) else commonest
-        # A row with fewer options than the commonest position has its last one taken.
-        answers.append(_answering(outcome, min(index, len(outcome.options) - 1)))
+        # A row with fewer options than the commonest position has its last one taken; of equal ones the first counts.
+        answers.append(_answering(outcome, distinct(outcome.options)[min(index, len(outcome.options) - 1)]))
     return _finite(measure.finish(measure.statistics(answers).sum(0))[0])
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from openflan.evaluation import statistics
 from openflan.evaluation.metrics import Metric
@@ -62,13 +63,24 @@ class Pair:
         return self.first - self.second
 
 
-def pair(one: Answers, other: Answers, *, seed: int, names: Sequence[str | int], resamples: int) -> Pair | None:
+def pair(
+    one: Answers,
+    other: Answers,
+    *,
+    seed: int,
+    names: Sequence[str | int],
+    resamples: int,
+    own_templates: bool = False,
+) -> Pair | None:
     """The paired comparison, one minus other; None where they share no item.
 
-    Where both were asked through the same templates, only an item's answers through templates that both gave are taken:
-    a prompt too long for one of them is left out for both. Through different templates, all answers to a shared item.
+    Through templates that both sides have answers to, only an item's answers through those that both gave are taken: a
+    prompt too long for one of them is left out for both. Where there are none, or with `own_templates` where the sides
+    have not the same ones, all answers to a shared item.
     """
-    if one.templates == other.templates:
+    shared = tuple(name for name in one.templates if name in other.templates)
+    if shared and not (own_templates and one.templates != other.templates):
+        one, other = (_through(side, shared) for side in (one, other))
         one, other = _same_prompts(one, other), _same_prompts(other, one)
     common = np.intersect1d(one.items, other.items)
     if not common.size:
@@ -160,10 +172,20 @@ class _Side:
     """[I, S], averaged over templates"""
 
 
+def _through(one: Answers, templates: tuple[str, ...]) -> Answers:
+    """The answers given through some of the templates."""
+    place = np.array([templates.index(name) if name in templates else -1 for name in one.templates], np.int64)
+    kept = place[one.template_of] >= 0
+    return _kept(dataclasses.replace(one, templates=templates, template_of=place[one.template_of]), kept)
+
+
 def _same_prompts(one: Answers, other: Answers) -> Answers:
     """The answers of one to what the other, asked through the same templates, answered too."""
     prompts = [side.items * len(side.templates) + side.template_of for side in (one, other)]
-    kept = np.isin(prompts[0], prompts[1])
+    return _kept(one, np.isin(prompts[0], prompts[1]))
+
+
+def _kept(one: Answers, kept: npt.NDArray[np.bool_]) -> Answers:
     return dataclasses.replace(
         one, items=one.items[kept], groups=one.groups[kept], template_of=one.template_of[kept], sums=one.sums[kept]
     )

@@ -31,6 +31,10 @@ PROBED = 8
 """Tokens on which body and head are tried."""
 CHANGES = ("_forward_hooks", "_forward_pre_hooks", "forward")
 """What makes a module do something else than its class, where it has any of these."""
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size", "local_attention")
+"""What configurations call the number of tokens that a layer looks back."""
+TURNED_BY_LENGTH = ("longrope", "dynamic")
+"""Kinds of rotary positions that depend on the longest text of a batch."""
 log = logging.getLogger(__name__)
 
 # B = sequences in the batch, T = tokens of the longest, H = hidden size, M = scored positions, K = tokens asked for,
@@ -52,6 +56,33 @@ class Readout:
     """What `body` calls."""
     whole: bool = False
     """The module is the whole model: the body gives logits, the head nothing new."""
+
+
+def window_of(model: Any) -> int | None:
+    """The fewest tokens that some layer looks back, as far as the configuration tells; None where all see all."""
+    config = _text_config(model)
+    if set(getattr(config, "layer_types", None) or ("unknown",)) == {"full_attention"}:
+        return None
+    windows = [getattr(config, name, None) for name in WINDOWS]
+    return min((window for window in windows if isinstance(window, int) and window > 0), default=None)
+
+
+def turned_beyond(model: Any) -> int | None:
+    """The number of tokens beyond which a text changes the positions of those it is batched with; None for never."""
+    config = _text_config(model)
+    given: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    kinds: list[dict[str, Any]] = [given, *(one for one in given.values() if isinstance(one, dict))]
+    borders = [
+        one.get("original_max_position_embeddings") or config.max_position_embeddings
+        for one in kinds
+        if one.get("rope_type") in TURNED_BY_LENGTH
+    ]
+    return min(borders, default=None)
+
+
+def _text_config(model: Any) -> Any:
+    config = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 @contextmanager
@@ -222,7 +253,6 @@ def accepted_arguments(module: Any) -> frozenset[str]:
 
 
 def _inputs(accepted: frozenset[str], ids: "Tensor", mask: "Tensor") -> dict[str, Any]:
-    # Position ids that start anew are read as packing where no mask is given, so both always go in together.
-    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    wanted = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
+    # Padding stands on the right, so the model's own positions are right; not all models count them from 0.
+    wanted = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
     return {name: value for name, value in wanted.items() if name in accepted}

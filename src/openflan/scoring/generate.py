@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError, Problem
-from openflan.scoring.forward import accepted_arguments, inference
+from openflan.scoring.forward import accepted_arguments, inference, turned_beyond, window_of
 from openflan.scoring.store import CHUNK_ITEMS, in_chunks
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MAX_NEW_TOKENS = 256
 """The paper's target length (Wei et al. 2022 section 2.4)."""
 SHARED_TOKENS, SHARED_PROMPTS = 32, 4
 """The shortest common beginning that is computed once, and the fewest prompts it is done for."""
-ENGINE = "greedy-2"
+ENGINE = "greedy-3"
 """Part of the store's key: changes whenever the output may."""
 
 Ids = tuple[int, ...]
@@ -84,23 +84,25 @@ def generate(
     text after the prompt only, wherever token borders fall in them. Prompts that begin alike, as few-shot ones do, have
     their common beginning computed once for a batch. `report` gets the number of prompts answered.
 
-    Raises ModelError for ids used twice, for prompts that leave no room in the model's context and for a budget of no
-    token.
+    Raises ModelError for ids used twice, for prompts that leave no room in the model's context or have a token it does
+    not know, and for a budget of no token.
     """
     if max_new_tokens < 1:
         raise ModelError(f"max_new_tokens is {max_new_tokens}: at least one token is generated")
+    _check(requests, lm)
     if lm.prefix_ids:
         requests = [GenerationRequest(request.id, lm.prefix_ids + request.prompt_ids) for request in requests]
-    _check(requests, lm.context)
     if not requests:
         return []
     rules = _Rules.of(lm, max_new_tokens, stops)
+    alone_beyond = turned_beyond(lm.model)
     ordered = [request for group in _groups(requests) for request in group]
     found: dict[str, Generation] = {}
     with inference(lm.model):
 
         def compute(chunk: Sequence[GenerationRequest]) -> list[dict[str, Any]]:
-            written = (one for batch in _batches(chunk, rules, batch_tokens) for one in _continue(lm, batch, rules))
+            batches = _batches(chunk, rules, batch_tokens, alone_beyond)
+            written = (one for batch in batches for one in _continue(lm, batch, rules))
             return [{"id": one.id, "text": one.text, "token_ids": one.token_ids, "ended": one.ended} for one in written]
 
         def content(request: GenerationRequest) -> list[Any]:
@@ -121,7 +123,9 @@ def generate(
     return [found[request.id] for request in requests]
 
 
-def _check(requests: Sequence[GenerationRequest], context: int | None) -> None:
+def _check(requests: Sequence[GenerationRequest], lm: "LanguageModel") -> None:
+    """Requests as they are before a soft prompt is put before them."""
+    context, known = lm.context - len(lm.prefix_ids), lm.known_tokens
     problems: list[Problem] = []
     seen: set[str] = set()
     for request in requests:
@@ -130,10 +134,10 @@ def _check(requests: Sequence[GenerationRequest], context: int | None) -> None:
         seen.add(request.id)
         if not request.prompt_ids:
             problems.append(Problem(request.id, "the prompt has no token"))
-        elif context is not None and len(request.prompt_ids) >= context:
-            problems.append(
-                Problem(request.id, f"{len(request.prompt_ids)} tokens leave no room, the model reads {context}")
-            )
+        elif (length := len(request.prompt_ids)) >= context:
+            problems.append(Problem(request.id, f"{length} tokens leave no room, the model reads {context}"))
+        elif (largest := max(request.prompt_ids)) >= known:
+            problems.append(Problem(request.id, f"the tokenizer gives id {largest}, the model knows {known} tokens"))
     if problems:
         raise ModelError(problems)
 
@@ -146,7 +150,7 @@ class _Rules:
     eos_ids: frozenset[int]
     stops: tuple[str, ...]
     max_new_tokens: int
-    context: int | None
+    context: int
 
     @staticmethod
     def of(lm: "LanguageModel", max_new_tokens: int, stops: Sequence[str] | None) -> "_Rules":
@@ -174,7 +178,7 @@ class _Rules:
 
     def room(self, prompt_length: int) -> int:
         """New tokens allowed after a prompt of that many."""
-        return self.max_new_tokens if self.context is None else min(self.max_new_tokens, self.context - prompt_length)
+        return min(self.max_new_tokens, self.context - prompt_length)
 
 
 @dataclass(slots=True)
@@ -257,13 +261,15 @@ def _common(first: Ids, second: Ids) -> int:
 
 
 def _batches(
-    requests: Sequence[GenerationRequest], rules: _Rules, batch_tokens: int
+    requests: Sequence[GenerationRequest], rules: _Rules, batch_tokens: int, alone_beyond: int | None
 ) -> Iterable[Sequence[GenerationRequest]]:
+    """`alone_beyond`: a text that may become longer than that goes alone."""
     for group in _groups(requests):
         start = 0
         while start < len(group):
             longest = len(group[start].prompt_ids)
-            size = max(1, batch_tokens // (longest + rules.room(longest)))
+            whole = longest + rules.room(longest)
+            size = 1 if alone_beyond is not None and whole > alone_beyond else max(1, batch_tokens // whole)
             yield group[start : start + size]
             start += size
 
@@ -275,6 +281,8 @@ def _continue(lm: "LanguageModel", batch: Sequence[GenerationRequest], rules: _R
     model: Any = lm.model
     device = next(model.parameters()).device
     writing = [_Writing(request, rules) for request in batch]
+    if _counts_from_padding(model):
+        return [_continue_alone(model, one, device) for one in writing]
     shared, cache = _shared_beginning(model, [request.prompt_ids for request in batch], device)
     rests = [request.prompt_ids[shared:] for request in batch]
     longest = max(map(len, rests))
@@ -318,6 +326,14 @@ def _continue_alone(model: Any, writing: _Writing, device: Any) -> Generation:
     return writing.result()
 
 
+def _counts_from_padding(model: Any) -> bool:
+    """Whether a model's positions begin behind the id of its padding, as RoBERTa's do: none it is given are right."""
+    from torch import nn
+
+    tables = ((name, part) for name, part in model.named_modules() if isinstance(part, nn.Embedding))
+    return any("position" in name and part.padding_idx is not None for name, part in tables)
+
+
 @functools.cache
 def _say_slow(name: str) -> None:
     log.warning("%s keeps no keys and values: each text is computed anew for every token, which is slower", name)
@@ -332,12 +348,10 @@ def _shared_beginning(model: Any, prompts: Sequence[Ids], device: Any) -> tuple[
     import torch
 
     shared = min(min(_common(prompts[0], prompt), len(prompt) - 1) for prompt in prompts)
-    config = model.config.get_text_config() if hasattr(model, "config") else None
-    if config is None or len(prompts) < SHARED_PROMPTS or shared < SHARED_TOKENS:
+    if not hasattr(model, "config") or len(prompts) < SHARED_PROMPTS or shared < SHARED_TOKENS:
         return 0, None
-    kinds: set[str] = set(getattr(config, "layer_types", None) or ())
-    windowed = getattr(config, "sliding_window", None) is not None or kinds - {"full_attention"}
-    if windowed or "position_ids" not in accepted_arguments(model):
+    kinds: set[str] = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if window_of(model) is not None or kinds - {"full_attention"} or "position_ids" not in accepted_arguments(model):
         return 0, None
     ids = torch.tensor([prompts[0][:shared]], device=device)
     _, cache = _next(model, ids, torch.ones_like(ids), None)
@@ -352,7 +366,8 @@ def _next(model: Any, ids: "Tensor", mask: "Tensor", cache: Any) -> "tuple[Tenso
 
     A recurrent model gives no cache: it keeps a state instead, which padding would change.
     """
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    padded = cache is not None or not bool(mask.all())
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :] if padded else None
     wanted = {
         "input_ids": ids,
         "attention_mask": mask,
@@ -362,5 +377,5 @@ def _next(model: Any, ids: "Tensor", mask: "Tensor", cache: Any) -> "tuple[Tenso
         "logits_to_keep": 1,
     }
     accepted = accepted_arguments(model)
-    output = model(**{name: value for name, value in wanted.items() if name in accepted})
+    output = model(**{name: value for name, value in wanted.items() if name in accepted and value is not None})
     return output.logits[:, -1].float(), getattr(output, "past_key_values", None)

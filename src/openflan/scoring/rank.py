@@ -18,7 +18,7 @@ import numpy as np
 
 from openflan.errors import ModelError, Problem
 from openflan.scoring import padded
-from openflan.scoring.forward import Readout, inference, readout
+from openflan.scoring.forward import Readout, inference, readout, turned_beyond
 from openflan.scoring.padded import Nats, Spent, score_padded
 from openflan.scoring.plan import chunk_borders, make_plan, unique_tokens
 from openflan.scoring.store import in_chunks
@@ -302,6 +302,10 @@ def _engine(
     reason, longest = check.reason, max(map(_longest, requests))
     if check.window is not None and longest > check.window:
         reason = f"{lm.name}: its sliding window of {check.window} tokens is shorter than a text of {longest}"
+    turned = turned_beyond(lm.model)
+    if turned is not None and longest > turned:
+        reason = f"{lm.name}: a text of more than {turned} tokens changes the positions of those beside it"
+        batch_tokens = 1
     if scorer is None or reason is not None:
         return _padded_engine(lm, model, batch_tokens, str(reason))
     log.debug("%s: %s", lm.name, check)

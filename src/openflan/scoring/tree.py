@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from openflan.errors import ModelError
 from openflan.models.packed_attention import attention
-from openflan.scoring.forward import HeadReader, Readout, inference, readout, whole_logits
+from openflan.scoring.forward import HeadReader, Readout, inference, readout, whole_logits, window_of
 from openflan.scoring.padded import Spent, texts_to_read
 from openflan.scoring.plan import CALL, Plan, make_plan
 from openflan.scoring.tree_attention import NAME as ATTENTION
@@ -221,10 +221,12 @@ def set_up_tree(lm: "LanguageModel", model: Readout) -> tuple[TreeCheck, TreeSco
         return TreeCheck(f"{name}: {said}"), None
     state = scorer.state
     assert state is not None and state.module is not None
-    check = TreeCheck(None, found, 2 * len(expected), state.window, state.token_bytes)
+    # Some have a window in a mask of their own, which attention through the interface is not told of.
+    window = min(filter(None, (state.window, window_of(lm.model))), default=None)
+    check = TreeCheck(None, found, 2 * len(expected), window, state.token_bytes)
     longest = max(len(text.ids) for text in texts_to_read(requests))
-    if found > tolerance and state.window is not None and state.window < longest:
-        return replace(check, reason=f"{name}: its sliding window of {state.window} tokens is too short to check"), None
+    if found > tolerance and window is not None and window < longest:
+        return replace(check, reason=f"{name}: its sliding window of {window} tokens is too short to check"), None
     if found > tolerance:
         said = f"differ by up to {found:.1e} nats, allowed are {tolerance:.0e}"
         return replace(check, reason=f"{name}: log-probabilities as trees and alone {said}"), None

@@ -326,8 +326,8 @@ class Answered:
     """What a cluster's mean is of, for one system."""
 
     draws: ClusterDraws
-    items: str
-    """Names the test rows that were scored, by content."""
+    prompts: pl.DataFrame
+    """Task, row_id and template of each test answer that was scored"""
 
 
 Answers = Mapping[tuple[str, str], Answered]
@@ -369,7 +369,7 @@ def answers_of(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str
 def _resampled(
     readings: Sequence[Reading], out: Path, settings: StudySettings, *, common: bool = False
 ) -> dict[tuple[str, str], Answered]:
-    """The answers of systems that hold out the same; with `common`, to rows that each of them has answered."""
+    """The answers of systems that hold out the same; with `common`, those of two that can be held against each other."""
     tasks = {task.name: task for task in split_of(readings[0].system.recipe).evaluated}
     samples = pl.concat([
         _samples(one.system, one.templates, tasks, out).with_columns(pl.lit(_asked_as(one)).alias("arm"))
@@ -377,24 +377,32 @@ def _resampled(
     ])  # fmt: skip
     scored = samples.filter((pl.col("split") == "test") & pl.col("value").is_not_null())
     if common:
-        by_all = scored.group_by("task", "row_id").agg(pl.col("arm").n_unique()).filter(pl.col("arm") == len(readings))
-        samples = samples.filter(pl.col("split") == "test").join(by_all, on=["task", "row_id"], how="semi")
-        scored = scored.join(by_all, on=["task", "row_id"], how="semi")
+        sides = [scored.filter(pl.col("arm") == _asked_as(one)) for one in readings]
+        samples = scored = pl.concat([_comparable(*sides), _comparable(*reversed(sides))])
         if samples.is_empty():
             return {}
-    rows = scored.select("arm", "cluster", "task", "row_id").unique().sort("task", "row_id")
-    items = {
-        (str(arm), str(cluster)): artifacts.fingerprint([some["task"].to_list(), some["row_id"].to_list()])
-        for (arm, cluster), some in rows.partition_by("arm", "cluster", as_dict=True).items()
+    prompts = {
+        (str(arm), str(cluster)): some.select("task", "row_id", "template")
+        for (arm, cluster), some in scored.partition_by("arm", "cluster", as_dict=True).items()
     }
     draws = cluster_draws(samples, tasks=tasks, seed=settings.report_seed, resamples=settings.resamples)
-    return {key: Answered(one, items[key]) for key, one in draws.items()}
+    return {key: Answered(one, prompts[key]) for key, one in draws.items()}
+
+
+def _comparable(answers: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Those of the answers that stand beside one to the same prompt, or to the same row where a task was asked through
+    no template on both sides."""
+    alike = pl.col("task").is_in(answers.join(others, on=["task", "template"], how="semi")["task"].unique().to_list())
+    return pl.concat([
+        answers.filter(alike).join(others, on=["task", "row_id", "template"], how="semi"),
+        answers.filter(~alike).join(others, on=["task", "row_id"], how="semi"),
+    ])  # fmt: skip
 
 
 def contrasted(
     first: Sequence[Reading], second: Sequence[Reading], answers: Answers, out: Path, settings: StudySettings
 ) -> tuple[Contrast, int] | None:
-    """The difference of two places, over the rows that both sides of each replicate answered, and how many fell away.
+    """The difference of two places, over what both sides of each replicate answered, and how many rows fell away.
 
     None where they share no row in some cluster.
     """
@@ -405,7 +413,8 @@ def contrasted(
         key = (mine.replicate, mine.cluster)
         pair = [(_asked_as(one), one.cluster) for one in (mine, theirs[key])]
         found = [answers[name] for name in pair]
-        if found[0].items != found[1].items:
+        prompts = [one.prompts for one in found]
+        if any(_comparable(*both).height < both[0].height for both in (prompts, prompts[::-1])):
             there = _resampled([mine, theirs[key]], out, settings, common=True)
             if pair[0] not in there:
                 return None

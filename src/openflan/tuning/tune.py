@@ -231,7 +231,12 @@ def _run(tuning: _Tuning, blocks: Blocks, report: Callable[[StepReport], None] |
         known_tokens=lm.known_tokens,
         workers=workers,
     )
-    with _asked_to_stop() as asked, contextlib.closing(feed), _log(folder / LOG_FILE, world) as log:
+    with (
+        _asked_to_stop() as asked,
+        contextlib.closing(feed),
+        _log(folder / LOG_FILE, world) as log,
+        _without_configured_dropout(lm.model),
+    ):
         while progress.step < settings.steps:
             started = time.perf_counter()
             rows, cursor = next(feed)
@@ -362,6 +367,25 @@ def _without_dropout(model: torch.nn.Module) -> None:
         for name, value in list(vars(module).items()):
             if isinstance(value, float) and (name == "p" if isinstance(module, torch.nn.Dropout) else "drop" in name):
                 setattr(module, name, 0.0)
+
+
+@contextlib.contextmanager
+def _without_configured_dropout(model: torch.nn.Module) -> Generator[None]:
+    """The same for rates that layers read off their configuration in every pass; what is saved keeps them."""
+    configs = {id(config): config for part in model.modules() if (config := getattr(part, "config", None)) is not None}
+    rates = [
+        (config, name, value)
+        for config in configs.values()
+        for name, value in vars(config).items()
+        if isinstance(value, float) and "drop" in name
+    ]
+    for config, name, _ in rates:
+        setattr(config, name, 0.0)
+    try:
+        yield
+    finally:
+        for config, name, value in rates:
+            setattr(config, name, value)
 
 
 def _way(lm: LanguageModel, settings: TuningSettings, world: World) -> Way:
