@@ -188,8 +188,22 @@ def test_rows_need_not_have_all_keys_and_labels_may_be_signs(tmp_path: Path) -> 
     assert sum(ledger.kept.values()) == 39 and sum(ledger.dropped.values()) == 1
 
 
+def test_a_task_is_not_drafted_where_it_could_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"line {i} of it", "label": "ab"[i % 2]} for i in range(40)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        new_task("rte", file, Path("flan"), cluster="nli", answer="label", data_root=None)
+    assert "a catalog of openflan's own" in str(raised.value)
+    assert "rte: is a task of openflan's own already" in str(raised.value)
+    assert not Path("flan").exists()
+
+
 def test_columns_called_as_words_of_jinja_get_another_name(tmp_path: Path) -> None:
-    odd = [{"not": f"line {i} of it", "none": f"and {i} more of it", "label": "ab"[i % 2]} for i in range(40)]
+    odd = [
+        {"not": f"line {i} of it", "none": f"and {i} more", "self": f"or {i} less", "label": "ab"[i % 2]}
+        for i in range(40)
+    ]
     file, folder, data = write(tmp_path / "rows.jsonl", odd), tmp_path / "tasks", tmp_path / "data"
     new_task("odd", file, folder, cluster="nli", answer="label", data_root=data)
     (check,) = check_catalog(load_catalog(folder), SourceSettings(data_root=data), limit=100)

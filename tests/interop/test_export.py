@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_example_is_written_once_and_counted(tmp_path: Path, format: Format) -> None:
-    summary = export(iter(EXAMPLES), CLUSTERS, tmp_path / "out", format, "\n")
+    summary = export(iter(EXAMPLES), CLUSTERS, tmp_path / "out", format, PromptFormat())
     assert summary.examples + sum(summary.left_out.values()) == len(EXAMPLES)
     assert sum(summary.splits.values()) == summary.examples
     assert set(summary.files) == set(contents(tmp_path / "out"))
@@ -60,14 +60,14 @@ def test_every_example_is_written_once_and_counted(tmp_path: Path, format: Forma
 def test_equal_examples_give_equal_bytes_however_they_are_buffered(
     tmp_path: Path, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(EXAMPLES, CLUSTERS, tmp_path / "a", format, "\n")
+    export(EXAMPLES, CLUSTERS, tmp_path / "a", format, PromptFormat())
     monkeypatch.setattr(module, "BUFFERED_ROWS", 2)
-    export(iter(EXAMPLES), CLUSTERS, tmp_path / "b", format, "\n")
+    export(iter(EXAMPLES), CLUSTERS, tmp_path / "b", format, PromptFormat())
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_parquet_round_trip(tmp_path: Path) -> None:
-    summary = export(EXAMPLES, CLUSTERS, tmp_path / "out", "parquet", "\n")
+    summary = export(EXAMPLES, CLUSTERS, tmp_path / "out", "parquet", PromptFormat())
     assert summary.splits == {"test": 1, "train": 9}
     frame = pl.read_parquet(tmp_path / "out/data/train-*.parquet")
     assert dict(frame.schema) == PARQUET_SCHEMA
@@ -91,13 +91,13 @@ def test_parquet_round_trip(tmp_path: Path) -> None:
 
 def test_parquet_is_cut_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHARD_ROWS", 4)
-    summary = export(EXAMPLES, CLUSTERS, tmp_path / "out", "parquet", "\n")
+    summary = export(EXAMPLES, CLUSTERS, tmp_path / "out", "parquet", PromptFormat())
     assert [name for name in summary.files if "train" in name] == [f"data/train-0000{n}.parquet" for n in range(3)]
     assert pl.read_parquet(tmp_path / "out/data/train-*.parquet").height == 9
 
 
 def test_messages_are_a_question_and_its_answer(tmp_path: Path) -> None:
-    export(EXAMPLES, CLUSTERS, tmp_path / "out", "messages", "\n")
+    export(EXAMPLES, CLUSTERS, tmp_path / "out", "messages", PromptFormat())
     rows = lines(tmp_path / "out/train.jsonl")
     assert rows[1]["messages"] == [
         {"role": "user", "content": "Tom has lamp 1.\nTrue?"},
@@ -114,7 +114,7 @@ def test_messages_are_a_question_and_its_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["prompt-completion", "segments"])
 @pytest.mark.parametrize("separator", ["\n", " ", "\nAnswer: ", ""])
 def test_joined_parts_are_the_text_that_is_tuned_on(tmp_path: Path, format: Format, separator: str) -> None:
-    export(EXAMPLES, CLUSTERS, tmp_path / "out", format, separator)
+    export(EXAMPLES, CLUSTERS, tmp_path / "out", format, PromptFormat(separator=separator))
     train = [example for example in EXAMPLES if split_of(example) == "train"]
     for row, example in zip(lines(tmp_path / "out/train.jsonl"), train, strict=True):
         if format == "segments":
@@ -135,7 +135,7 @@ def test_no_text_is_lost_at_the_border(inputs: str, targets: str, separator: str
 
 
 def test_lm_eval_files_leave_out_inverted_templates_and_say_so(tmp_path: Path) -> None:
-    summary = export(EXAMPLES, CLUSTERS, tmp_path / "out", "lm-eval", " ")
+    summary = export(EXAMPLES, CLUSTERS, tmp_path / "out", "lm-eval", PromptFormat(separator=" "))
     assert summary.left_out == {"inverted templates are never scored": 1}
     assert "1 examples (inverted templates are never scored)" in (tmp_path / "out/README.md").read_text(
         encoding="utf-8"
@@ -157,7 +157,7 @@ def test_lm_eval_files_leave_out_inverted_templates_and_say_so(tmp_path: Path) -
 def test_lm_eval_asks_exactly_our_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = pytest.importorskip("lm_eval.tasks", reason="lm-eval is not installed (openflan[dev])")
     out = tmp_path / "out"
-    export(EXAMPLES, CLUSTERS, out, "lm-eval", "\n")
+    export(EXAMPLES, CLUSTERS, out, "lm-eval", PromptFormat())
     monkeypatch.chdir(out)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     manager = tasks.TaskManager(include_path=str(out), include_defaults=False)
@@ -179,7 +179,7 @@ def test_lm_eval_asks_exactly_our_text(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_card_has_counts_and_readable_front_matter(tmp_path: Path, format: Format) -> None:
-    summary = export(EXAMPLES, CLUSTERS, tmp_path / "out", format, "\n")
+    summary = export(EXAMPLES, CLUSTERS, tmp_path / "out", format, PromptFormat())
     text = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(text.split("---")[1])
     assert front["license"] == "other"
@@ -189,13 +189,31 @@ def test_the_card_has_counts_and_readable_front_matter(tmp_path: Path, format: F
         assert list((tmp_path / "out").glob(entry["path"]))
 
 
+def test_exemplars_are_joined_as_the_prompt_format_says(tmp_path: Path) -> None:
+    form = PromptFormat(exemplar_separator="\n###\n")
+    export(EXAMPLES, CLUSTERS, tmp_path / "out", "prompt-completion", form)
+    (shown,) = (row["prompt"] for row in lines(tmp_path / "out" / "train.jsonl") if row["flan"]["row"] == "train/9")
+    assert shown == form.of(EXAMPLES[-1])
+    assert "\n###\n" in shown
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path: Path) -> None:
+    def meanwhile() -> Iterator[Example]:
+        with pytest.raises(ConfigError, match="another process is writing there"):
+            export(EXAMPLES, CLUSTERS, tmp_path / "out", "messages", PromptFormat())
+        yield from EXAMPLES
+
+    assert export(meanwhile(), CLUSTERS, tmp_path / "out", "messages", PromptFormat()).examples == len(EXAMPLES)
+    assert len(lines(tmp_path / "out" / "train.jsonl")) + len(lines(tmp_path / "out" / "test.jsonl")) == len(EXAMPLES)
+
+
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
     def broken() -> Iterator[Example]:
         yield EXAMPLES[0]
         raise KeyError("source")
 
     with pytest.raises(KeyError):
-        export(broken(), CLUSTERS, tmp_path / "out", "messages", "\n")
+        export(broken(), CLUSTERS, tmp_path / "out", "messages", PromptFormat())
     assert os.listdir(tmp_path) == []  # noqa: PTH208
 
 
@@ -218,10 +236,10 @@ def test_what_cannot_be_done_is_refused_with_the_cure(
     prepare(tmp_path / "out")
     before = contents(tmp_path)
     with pytest.raises(ConfigError, match=says):
-        export(EXAMPLES, clusters, tmp_path / "out", format, "\n")
+        export(EXAMPLES, clusters, tmp_path / "out", format, PromptFormat())
     assert contents(tmp_path) == before
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    assert export(EXAMPLES, CLUSTERS, tmp_path / "out", "segments", "\n").examples == len(EXAMPLES)
+    assert export(EXAMPLES, CLUSTERS, tmp_path / "out", "segments", PromptFormat()).examples == len(EXAMPLES)

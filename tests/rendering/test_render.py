@@ -84,6 +84,16 @@ def test_a_missing_column_names_the_columns_there_are(task: Task) -> None:
     assert "column premise" in said and "label, sentence" in said
 
 
+@pytest.mark.parametrize("name", ["dict", "range", "namespace"])
+def test_what_jinja_brings_along_stands_in_for_no_missing_column(task: Task, name: str) -> None:
+    ledger = Ledger()
+    other = task.model_copy(update={"columns": {**task.columns, "premise": f"{name} | trim"}})
+    fields = {"hypothesis": "b", "label": 0}
+    (kept,) = read_columns(other, [Row("train/0", {name: "a", **fields}), Row("train/1", fields)], ledger)
+    assert kept.columns["premise"] == "a"
+    assert ledger.dropped.total() == 1
+
+
 def test_few_drops_are_counted_and_pass(task: Task) -> None:
     ledger = Ledger()
     good = {"premise": "a", "hypothesis": "b", "label": 0}

@@ -84,8 +84,11 @@ def test_an_arm_may_be_named_with_its_exemplars(tmp_path: Path) -> None:
     )
     folder = write_run(tmp_path / "shots", rows, TASKS)
     first, second = read_sides(f"{folder}:tuned@5", f"{folder}:tuned")
-    assert (first.about["shots"], second.about["shots"]) == ([5], [0, 5])
-    assert set(first.samples["shots"]) == {5}
+    # The bare name means what the run's result means by it: no exemplars.
+    assert (first.about["shots"], second.about["shots"]) == ([5], [0])
+    assert (set(first.samples["shots"]), set(second.samples["shots"])) == ({5}, {0})
+    first, second = read_sides(f"{folder}:tuned", f"{folder}:tuned@0")
+    assert (first.about["shots"], second.about["shots"]) == ([5], [0])
     with pytest.raises(RunError, match=r"was not shown 3 exemplars \(it was shown 0, 5\)"):
         read_sides(f"{folder}:tuned@3", str(folder))
 

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def test_no_difference_is_said_plainly_with_what_the_sample_could_have_shown(mak
 def test_the_harder_baseline_is_never_left_out(make_result: Make) -> None:
     (finding,) = findings(report_of(make_result()).runs[0])
     assert any("below the untuned model asked in its own best style" in remark for remark in finding.remarks)
+
+
+def test_tasks_that_were_tuned_on_are_said_beside_a_difference_too(make_result: Make) -> None:
+    run = report_of(make_result()).runs[0]
+    task = next(iter(run.arms["tuned"].tasks))
+    (finding,) = findings(dataclasses.replace(run, seen=(task,)))
+    assert finding.difference is not None
+    assert f"It was tuned on {task}: that is no zero-shot result." in finding.remarks
 
 
 def test_a_score_that_is_not_above_chance_says_so(make_result: Make) -> None:

@@ -26,6 +26,13 @@ def test_a_run_is_printed_by_task_with_the_pages_numbers(run_folder: Path) -> No
     assert "1,200" in text
 
 
+def test_without_differences_there_is_no_table_of_them(run_folder: Path) -> None:
+    file = run_folder / "result.json"
+    assert "difference, points" in printed(run_folder)
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"differences": []}), encoding="utf-8")
+    assert "difference, points" not in printed(run_folder)
+
+
 def test_a_study_is_printed_by_split_with_its_readings(study_folder: Path) -> None:
     text = printed(study_folder)
     for part in ("natural language inference", "sentiment", "coreference", "higher", "no difference shown", "lower"):

@@ -12,6 +12,7 @@ from openflan.catalog.load import load_catalog
 from openflan.catalog.task import SPLITS, Task
 from openflan.errors import SourceError
 from openflan.ledger import Ledger
+from openflan.sources.local import read_file
 from openflan.sources.read import SourceSettings, read_rows
 
 
@@ -109,6 +110,26 @@ def test_world_rows_depend_on_their_seed_only() -> None:
 
 def of_hub(task: Task, **splits: str) -> Task:
     return task.model_copy(update={"source": task.source.model_copy(update={"hub": "owner/name", "splits": splits})})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('text,label\nfine,a\n"never closed,b\nmore,c\n', r"csv:3: the row that begins here: unexpected end"),
+        ("text,text,label\na,b,c\n", r"several columns called 'text' \(rename them\)"),
+    ],
+)
+def test_a_csv_file_that_would_lose_rows_or_columns_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(SourceError, match=says):
+        read_file(tmp_path / "rows.csv")
+
+
+def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    twice = pyarrow.table([[1], [2]], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, tmp_path / "rows.parquet")
+    with pytest.raises(SourceError, match="several columns called 'text'"):
+        read_file(tmp_path / "rows.parquet")
 
 
 def test_a_csv_file_of_a_hub_task_has_the_hubs_types(task: Task, tmp_path: Path) -> None:

@@ -113,6 +113,9 @@ def test_infinity_is_refused_with_what_to_write_in_its_place(key: str, said: str
 def test_an_arm_is_named_once() -> None:
     with pytest.raises(ConfigError, match="arms: tuned: named twice"):
         resolve("demo", arms=["tuned", "untuned", "tuned"])
+    with pytest.raises(ConfigError) as raised:
+        resolve("demo", arms=["tunde"])
+    assert "tunde" in str(raised.value) and "at least 1 item" not in str(raised.value)
 
 
 def test_every_key_of_a_recipe_is_documented() -> None:

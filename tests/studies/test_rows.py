@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -121,6 +122,28 @@ def test_a_mixture_of_everything_has_a_lock_that_verifies(recipe: Recipe, tmp_pa
     rows.write_text(rows.read_text().replace("mood train", "mood then"))
     with pytest.raises(RunError, match=r"tasks\.mood\.rows_sha"):
         verify_lock(everything, file)
+
+
+def test_the_ledger_of_a_mixture_is_of_what_was_written(recipe: Recipe, tmp_path: Path) -> None:
+    shots = {"shots": {0: 0.5, 2: 0.5}, "block_size": 16}
+    mixed = recipe.changed(hold_out=[], mixture=recipe.mixture.model_dump() | shots)
+    export_mixture(mixed, tmp_path / "out", "parquet", num_examples=20)
+    written = pl.read_parquet(tmp_path / "out" / "data")
+    ledger = read_json(tmp_path / "out" / "ledger.json")["stages"]["exemplars"]
+    assert written.height == 20
+    assert sum(task["kept"] for task in ledger.values()) == (written["shots"] > 0).sum() > 0
+
+
+def test_a_mixture_of_no_example_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    for name, column in (("mood", "label"), ("feeling", "label"), ("entails", "label")):
+        file = tmp_path / "data" / name / "train.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        first = next(row for row in rows if row[column] in (0, 1))
+        file.write_text(json.dumps(first))
+    mixed = recipe.changed(hold_out=[], mixture=recipe.mixture.model_dump() | {"shots": {2: 1.0}})
+    with pytest.raises(SourceError, match=r"0 of 20 examples: .*no row to take exemplars from"):
+        export_mixture(mixed, tmp_path / "out", "parquet", num_examples=20)
+    assert not (tmp_path / "out").exists()
 
 
 def test_tasks_that_a_mixture_leaves_out_are_named(recipe: Recipe, tmp_path: Path) -> None:

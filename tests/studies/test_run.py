@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from openflan.artifacts import read_json, write_json
-from openflan.errors import LeakageError, RunError
+from openflan.errors import LeakageError, ModelError, RunError
 from openflan.ledger import Ledger
 from openflan.models.provenance import TunedOn, tuned_on
 from openflan.studies.arm_models import arm_model
@@ -115,6 +115,12 @@ def test_a_finished_run_computes_nothing(finished: Path) -> None:
 def test_a_folder_of_another_recipe_is_refused_with_the_differing_keys(finished: Path) -> None:
     with pytest.raises(RunError, match=r"tuning\.steps: the run has 24, this recipe 25"):
         run(small().changed(tuning=small().tuning.model_dump() | {"steps": 25}), finished)
+
+
+def test_a_model_that_is_not_there_takes_no_folder(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="world:smal: no such micro-world checkpoint"):
+        run(recipe.changed(model="world:smal"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -207,7 +207,10 @@ def validation_problems(
     """One Problem for each pydantic error, with the dotted key, its line where `lines` knows it and, for an unknown
     key, the nearest good one."""
     every = sorted(set[str]().union(*keys.values()))
-    for item in error.errors():
+    found = error.errors()
+    for item in found:
+        if item["type"] == "too_short" and any(_is_below(other["loc"], item["loc"]) for other in found):
+            continue  # what is wrong below it is why it is too short
         path = ".".join(str(part) for part in item["loc"])
         file = where if lines is None else at(where, lines.key(item["loc"]) or lines.mentioned(item["msg"]))
         place = f"{file}: {path}" if path else file
@@ -219,6 +222,10 @@ def validation_problems(
         else:
             got = "" if isinstance(item["input"], dict | list) else f", got {item['input']!r}"
             yield Problem(place, item["msg"].removeprefix("Value error, ") + got)
+
+
+def _is_below(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def read_toml(file: Path, error: type[OpenflanError]) -> dict[str, Any]:

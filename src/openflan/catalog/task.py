@@ -124,8 +124,8 @@ class Answer(_Record):
         return self
 
 
-RESERVED = frozenset({"answer", "options", "options_", "row"})
-"""What templates and expressions have beside the task's columns."""
+RESERVED = frozenset({"answer", "options", "options_", "row", "self"})
+"""What templates and expressions have beside the task's columns; the last is Jinja's."""
 
 
 class Paper(_Record):

@@ -13,7 +13,7 @@ def web(
     catalog: options.Catalogs = None,
     data_root: options.DataRoot = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Port.", show_default="the first free one")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port.", show_default="the first free one")] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
 ) -> None:
     """Catalog, runs and a playground in the browser (needs pip install 'openflan[web]').

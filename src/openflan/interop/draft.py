@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from openflan.artifacts import write_text
-from openflan.catalog.load import CLUSTERS_FILE, cluster_names
+from openflan.catalog.load import BUILT_IN, CLUSTERS_FILE, cluster_names, load_catalog
 from openflan.catalog.task import NAME, RESERVED
 from openflan.errors import ConfigError, Problem, SourceError, nearest
 from openflan.rendering.check import rouge_reads
@@ -69,6 +69,10 @@ def new_task(
         for what in (name, cluster)
         if not re.match(NAME, what)
     ]
+    if str(folder) in BUILT_IN:
+        problems.append(Problem(f"--catalog {folder}", "is a catalog of openflan's own", "name a folder of yours"))
+    if name in load_catalog(*BUILT_IN).tasks:
+        problems.append(Problem(name, "is a task of openflan's own already", "choose another name"))
     if not any(file.name.endswith(f".{ending}") for ending in FILES):
         problems.append(Problem(str(file), "unknown kind of file", f"expected .{', .'.join(FILES)}"))
     if problems:
@@ -158,7 +162,7 @@ def _expression(column: str) -> str:
 
 
 def _reference(column: str) -> str:
-    return column if _is_name(column) and column != "row" else f"row[{_quoted(column)}]"
+    return column if _is_name(column) and column not in ("row", "self") else f"row[{_quoted(column)}]"
 
 
 def _label_answer(column: str, values: Sequence[Any], labels: Sequence[str]) -> list[str]:

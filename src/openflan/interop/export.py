@@ -5,6 +5,7 @@ lm-eval tasks. Memory stays flat, equal examples give equal bytes, and a failed 
 Read next: `card.py`.
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -16,7 +17,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import polars as pl
 
-from openflan.artifacts import check_writable, write_text
+from openflan.artifacts import alone_in, check_writable, is_taken, write_text
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ConfigError, Problem, nearest
 from openflan.interop.card import data_card
@@ -82,28 +83,34 @@ class Writer(Protocol):
 
 
 def export(
-    examples: Iterable[Example], cluster_of: Mapping[str, str], out: Path, format: Format, separator: str
+    examples: Iterable[Example], cluster_of: Mapping[str, str], out: Path, format: Format, prompt_format: PromptFormat
 ) -> ExportSummary:
     """Write examples, in order, into the new folder `out`, with a README.md that is a data card.
 
-    `cluster_of` names each task's cluster; `separator` stands between inputs and targets, as in the prompt format. For
-    lm-eval, inverted templates are left out (they are never scored) and counted.
+    `cluster_of` names each task's cluster. For lm-eval, inverted templates are left out (they are never scored) and
+    counted.
 
-    Raises ConfigError for an unknown format, a folder that is not empty or a task without a cluster.
+    Raises ConfigError for an unknown format, a folder that is not empty or that another process writes, or a task
+    without a cluster.
     """
     if format not in FORMATS:
         raise ConfigError(Problem("format", f"no format {format!r}", nearest(str(format), FORMATS)))
     check_new_folder(out)
-    work = _work(out)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        summary = _write(examples, cluster_of, work, out, format, PromptFormat(separator=separator))
-        out.mkdir(parents=True, exist_ok=True)
-        out.rmdir()
-        work.rename(out)
-    finally:
+    if is_taken(out):
+        raise ConfigError(Problem(str(out), "another process is writing there", "name a new folder"))
+    with alone_in(out):
+        check_new_folder(out)
+        work = _work(out)
         shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        try:
+            summary = _write(examples, cluster_of, work, out, format, prompt_format)
+            out.rmdir()
+            work.rename(out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            with contextlib.suppress(OSError):  # it holds what was written, or is gone
+                out.rmdir()
     return summary
 
 

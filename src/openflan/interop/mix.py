@@ -1,6 +1,6 @@
 """A recipe's tuning mixture as files for another trainer."""
 
-import math
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from openflan import artifacts
 from openflan.catalog.holdout import HeldOutSplit, hold_out_nothing
 from openflan.catalog.load import load_catalog
 from openflan.encoding.prompt_format import PromptFormat
-from openflan.errors import ConfigError, Problem, RunError, nearest
+from openflan.errors import ConfigError, Problem, RunError, SourceError, nearest
 from openflan.interop.export import FORMATS, check_new_folder, export
 from openflan.mixture.mixture import Mixture
 from openflan.rendering.example import Example
@@ -18,6 +18,8 @@ from openflan.studies.recipe import Recipe, differing_keys
 from openflan.studies.rows import SplitRows, read_split, split_of, store_split
 
 LOCK = "mixture.lock"
+FUTILE_DRAWS = 4096
+"""After so many draws in a row without an example there will be none."""
 
 
 def export_mixture(
@@ -28,7 +30,8 @@ def export_mixture(
 
     A recipe that holds out nothing gives the mixture over every task.
 
-    Raises ConfigError for an unknown format, naming the nearest ones, and for a folder that is no new one.
+    Raises ConfigError for an unknown format, naming the nearest ones, and for a folder that is no new one, SourceError
+    where the mixture has not so many examples (none of its rows has another one to show first, say).
     """
     if format_name not in FORMATS:
         raise ConfigError(Problem("--format", f"no format {format_name!r}", nearest(format_name, FORMATS)))
@@ -36,19 +39,24 @@ def export_mixture(
     split = mixture_split(recipe)
     mixture, lock, rows = read_mixture(split, recipe, workers=workers, progress=progress)
     ledger = rows.ledger
-    blocks = math.ceil(num_examples / recipe.mixture.block_size) + 1
 
     def examples() -> Iterator[Example]:
-        left = num_examples
-        for number in range(blocks):
-            progress(ProgressEvent("mix", number + 1, blocks))
-            for example in mixture.examples(number, ledger)[:left]:
-                left -= 1
-                yield example
+        left, futile = num_examples, 0
+        for number in itertools.count():
+            progress(ProgressEvent("mix", num_examples - left, num_examples))
+            if not left:
+                return
+            found = mixture.examples(number, ledger, most=left)
+            yield from found
+            left -= len(found)
+            futile = 0 if found else futile + recipe.mixture.block_size
+            if futile >= FUTILE_DRAWS:
+                what = f"{num_examples - left:,} of {num_examples:,} examples: in {futile:,} draws none could be made"
+                why = sorted({reason for *_, reason in ledger.dropped})
+                raise SourceError(Problem("mixture", what, "; ".join(why)))
 
     clusters = {task.name: task.clusters[0] for task in split.train}
-    separator = (recipe.prompt or PromptFormat()).separator
-    summary = export(examples(), clusters, out, format_name, separator)
+    summary = export(examples(), clusters, out, format_name, recipe.prompt or PromptFormat())
     artifacts.write_json(out / LOCK, lock)
     artifacts.write_json(out / "split.json", split.without(rows.left_out).to_json())
     artifacts.write_json(out / "ledger.json", ledger.to_json())

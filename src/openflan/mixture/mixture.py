@@ -156,10 +156,13 @@ class Mixture:
                 draws.append((_order_key(self.seed, number, name, ordinal), draw))
         return [draw for _, draw in sorted(draws, key=lambda pair: pair[0])]
 
-    def examples(self, number: int, ledger: Ledger) -> list[Example]:
-        """The rendered examples of one block; one without a row to take exemplars from is left out and counted."""
+    def examples(self, number: int, ledger: Ledger, *, most: int | None = None) -> list[Example]:
+        """The rendered examples of one block, or the first so many; one without a row to take exemplars from is left
+        out and counted."""
         done: list[Example] = []
         for draw in self.block(number):
+            if most is not None and len(done) >= most:
+                break
             share = self.tasks[draw.task]
             row, template = share.rows[draw.row], share.templates[draw.template]
             example = render(share.task, row, template, self.wording)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, meta
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from openflan.errors import CatalogError, Problem
@@ -41,6 +41,7 @@ def environment() -> ImmutableSandboxedEnvironment:
     env = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     env.filters["trimmable"] = _trimmable  # pyright: ignore[reportArgumentType] -- jinja types filters too narrowly
     env.filters["opening_sentences"] = opening_sentences  # pyright: ignore[reportArgumentType] -- likewise
+    env.globals.clear()  # "dict", "range" and such would stand in for a column that a row lacks
     return env
 
 
@@ -51,6 +52,7 @@ _CONSTANTS = {"true", "false", "none", "True", "False", "None"}
 def compile_text(text: str, where: str) -> Template:
     """A compiled template; raises CatalogError naming `where` and the line on a syntax error."""
     try:
+        _refuse_self(text, where)
         template = environment().from_string(text)
         # Jinja walks these for every text it renders, and a chain of mappings, as it makes them, takes much longer.
         template.globals = dict(template.globals)
@@ -72,6 +74,7 @@ def compile_expression(expression: str, where: str) -> Callable[..., Any]:
 
         return look_up
     try:
+        _refuse_self("{{ " + expression + " }}", where)
         compiled = environment().compile_expression(expression, undefined_to_none=False)
     except TemplateSyntaxError as error:
         raise CatalogError(Problem(where, f"expression {expression!r}: {error.message}")) from error
@@ -83,6 +86,12 @@ def compile_expression(expression: str, where: str) -> Callable[..., Any]:
         return value
 
     return evaluate
+
+
+def _refuse_self(text: str, where: str) -> None:
+    """To Jinja `self` is the template, whatever a row has by that name."""
+    if any(name.name == "self" for name in environment().parse(text).find_all(nodes.Name)):
+        raise CatalogError(Problem(where, "reads `self`, which is Jinja's own name", 'write row["self"] for a column'))
 
 
 @cache

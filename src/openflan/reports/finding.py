@@ -104,8 +104,7 @@ def _finding(run: Run, cluster: str) -> Finding:
         )
         return Finding(run.name, cluster, None, f"{where}.", (*_seen(run, cluster), *_level(own)))
     others = [compared[name] for name in in_order(compared) if name != first.against]
-    remarks = [text for d in others if (text := _against(run, d))]
-    remarks += _level(own)
+    remarks = [*_seen(run, cluster), *(text for d in others if (text := _against(run, d))), *_level(own)]
     remarks += [text for text in (_correction(first, len(run.cluster_differences)),) if text]
     return Finding(run.name, cluster, first, _sentence(run, first, own), tuple(remarks))
 

@@ -23,7 +23,7 @@ from openflan.reports.samples import Answer, Asked, Item, pick
 
 _EXEMPLARS_NOTE = (
     "Exemplars: how many a prompt has, on average where not all of those asked for fitted; they are other rows of the "
-    "same task, never tuned on, read through the same template. "
+    "same task{}, read through the same template. "
 )
 WIDTHS: tuple[Width, Width] = ("wide", "narrow")
 
@@ -170,7 +170,7 @@ def _scores_note(run: Run) -> str:
         metrics[0] if len(metrics) == 1 else "; ".join(f"{m} for {', '.join(tasks)}" for m, tasks in by_metric.items())
     )
     metric = f"Metric: {said}. " if said else ""
-    exemplars = _EXEMPLARS_NOTE if run.has_exemplars else ""
+    exemplars = _EXEMPLARS_NOTE.format("" if run.seen else ", never tuned on") if run.has_exemplars else ""
     return f"{metric}{exemplars}A cluster's mean weighs its tasks equally; so does a task's mean its templates."
 
 

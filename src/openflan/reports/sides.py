@@ -5,6 +5,7 @@ Takes what a command line names (`RUN`, `RUN:ARM`, `RUN:ARM@SHOTS`), gives `Side
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,7 +43,22 @@ def read_sides(first: str, second: str | None, *, arm: str = "", against: str = 
                 break
     if problems:
         raise RunError(problems)
-    return sides[0], sides[1]
+    return _apart(*sides), _apart(*reversed(sides))
+
+
+def _apart(side: Side, other: Side) -> Side:
+    """A side without the answers that the other one names: `ARM@5` of a run is held against that arm's others.
+
+    Those without exemplars, where there are any, as the run's result has the bare name.
+    """
+    same = all(side.about[key] == other.about[key] for key in ("run", "arm"))
+    asked, named = side.about["shots"], other.about["shots"]
+    if not same or len(named) > 1 or len(asked) == 1 or not set(named) <= set(asked):
+        return side
+    left = [number for number in asked if number not in named]
+    shots = [0] if 0 in left else left
+    kept = side.samples.filter(pl.col("shots").is_in(shots))
+    return replace(side, samples=kept, about={**side.about, "shots": shots})
 
 
 def parse_run(text: str) -> tuple[Path, str]:

@@ -25,7 +25,9 @@ def render_table(results: Mapping[str, Any]) -> RenderableType:
 
 def report_table(report: Report) -> RenderableType:
     """A finding in words for every held-out cluster, then the arms on each of them and, for one run, on each task."""
-    return Group(*_sentences(report), Text(), _scores(report), Text(), _differences(report), _legend(report))
+    differences = _differences(report)
+    shown = [Text(), differences] if differences.row_count else []
+    return Group(*_sentences(report), Text(), _scores(report), *shown, _legend(report))
 
 
 def _sentences(report: Report) -> list[Text]:

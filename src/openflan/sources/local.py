@@ -28,9 +28,11 @@ def read_file(path: Path) -> Sequence[Mapping[str, Any]]:
     """
     try:
         if path.name.endswith(".parquet"):
-            import pyarrow.parquet
+            from pyarrow.parquet import ParquetFile
 
-            return pyarrow.parquet.read_table(path).to_pylist()
+            with ParquetFile(path) as file:
+                _refuse_repeated(path, file.schema_arrow.names)
+                return file.read().to_pylist()
         if path.name.endswith(".csv"):
             return _csv_rows(path)
         data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
@@ -43,16 +45,30 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
     csv.field_size_limit(LONGEST_CELL)
     rows: list[dict[str, str]] = []
     problems: list[Problem] = []
+    last = 0
     with path.open(newline="", encoding="utf-8-sig") as file:  # Excel puts a mark before the first column's name
-        reader = csv.DictReader(file)
-        for row in reader:
-            if None in row:
-                what = f"has {len(row[None])} cells more than there are columns"  # pyright: ignore[reportArgumentType]
-                problems.append(Problem(f"{path}:{reader.line_num}", what, "put cells that hold a comma in quotes"))
-            rows.append(row)
+        # Strict, for a quote that is never closed would take all lines after it into one cell.
+        reader = csv.DictReader(file, strict=True)
+        try:
+            _refuse_repeated(path, reader.fieldnames or ())
+            for row in reader:
+                if None in row:
+                    what = f"has {len(row[None])} cells more than there are columns"  # pyright: ignore[reportArgumentType]
+                    problems.append(Problem(f"{path}:{reader.line_num}", what, "put cells that hold a comma in quotes"))
+                rows.append(row)
+                last = reader.line_num
+        except csv.Error as error:
+            hint = "close each quote, and write one inside quotes twice"
+            problems.append(Problem(f"{path}:{last + 1}", f"the row that begins here: {error}", hint))
     if problems:
         raise SourceError(problems)
     return rows
+
+
+def _refuse_repeated(path: Path, names: Sequence[str]) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        what = f"has several columns called {', '.join(map(repr, repeated))}"
+        raise SourceError(Problem(str(path), what, "rename them"))
 
 
 def typed(path: Path, rows: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, Any]]:

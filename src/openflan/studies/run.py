@@ -84,7 +84,10 @@ def can_ask(recipe: Recipe, out: Path) -> None:
 
 
 def open_run(recipe: Recipe, out: Path) -> None:
-    """Start a run folder, or go on with one of the same recipe; raises RunError naming the keys that differ."""
+    """Start a run folder, or go on with one of the same recipe; raises RunError naming the keys that differ.
+
+    Raises ModelError, and starts nothing, where there is no such model.
+    """
     file = out / "recipe.toml"
     if out.exists() and not out.is_dir():
         raise RunError(Problem(str(out), "is a file, where a folder is to be", "choose another --out"))
@@ -96,6 +99,10 @@ def open_run(recipe: Recipe, out: Path) -> None:
     # A kill can leave what comes before the recipe.
     if out.exists() and any(entry.name != "env.json" and entry.suffix != ".part" for entry in out.iterdir()):
         raise RunError(Problem(str(out), "is not empty and not a run folder", "choose another --out"))
+    if any(recipe.endpoint_of(arm) is None for arm in recipe.arms):
+        from openflan.models.load import find_model
+
+        find_model(recipe.model)
     artifacts.write_json(out / "env.json", environment())
     artifacts.write_text(file, recipe.to_toml())
 

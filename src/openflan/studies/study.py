@@ -369,7 +369,7 @@ def answers_of(plan: Plan, out: Path, settings: StudySettings) -> dict[tuple[str
 def _resampled(
     readings: Sequence[Reading], out: Path, settings: StudySettings, *, common: bool = False
 ) -> dict[tuple[str, str], Answered]:
-    """The answers of systems that hold out the same; with `common`, those of two that can be held against each other."""
+    """The answers of systems that hold out the same; with `common`, what of two can be held against each other."""
     tasks = {task.name: task for task in split_of(readings[0].system.recipe).evaluated}
     samples = pl.concat([
         _samples(one.system, one.templates, tasks, out).with_columns(pl.lit(_asked_as(one)).alias("arm"))
