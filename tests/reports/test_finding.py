@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from openflan.evaluation.statistics import most_unseen
 from openflan.reports.finding import Verdict, findings, reading, verdict
+from openflan.reports.numbers import percent
 from openflan.reports.reading import Difference, report_of
 
 Make = Callable[..., dict[str, Any]]
@@ -59,6 +61,15 @@ def test_tasks_that_were_tuned_on_are_said_beside_a_difference_too(make_result: 
     (finding,) = findings(dataclasses.replace(run, seen=(task,)))
     assert finding.difference is not None
     assert f"It was tuned on {task}: that is no zero-shot result." in finding.remarks
+
+
+@pytest.mark.parametrize(("n", "says"), [(1, "there is one item"), (40, "all 40 items scored alike")])
+def test_an_interval_of_no_width_is_no_certainty(n: int, says: str, make_result: Make) -> None:
+    result = make_result()
+    result["arms"]["tuned"]["clusters"]["nli"] |= {"mean": 1.0, "low": 1.0, "high": 1.0, "n": n}
+    (finding,) = findings(report_of(result).runs[0])
+    (said,) = [remark for remark in finding.remarks if "no width" in remark]
+    assert says in said and f"up to {percent(most_unseen(n))} %" in said
 
 
 def test_a_score_that_is_not_above_chance_says_so(make_result: Make) -> None:

@@ -155,6 +155,13 @@ def _level(own: Measured | None) -> tuple[str, ...]:
     if own is None or own.mean is None:
         return ()
     remarks: list[str] = []
+    if own.n and own.low is not None and own.low == own.high:
+        why = f"all {count(own.n)} items scored alike" if own.n > 1 else "there is one item"
+        unseen = percent(statistics.most_unseen(own.n))
+        remarks.append(
+            f"Its interval has no width because {why}, which leaves room for other scores on up to {unseen} % of items "
+            "like these."
+        )
     if own.chance is not None and own.low is not None and own.low <= own.chance:
         below = own.high is not None and own.high < own.chance
         where = "below" if below else "not shown to be above"
