@@ -253,6 +253,7 @@ def accepted_arguments(module: Any) -> frozenset[str]:
 
 
 def _inputs(accepted: frozenset[str], ids: "Tensor", mask: "Tensor") -> dict[str, Any]:
-    # Padding stands on the right, so the model's own positions are right; not all models count them from 0.
-    wanted = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    wanted: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    if not bool(mask[:, 0].all()):  # padding on the right leaves the model's own, which not all models count from 0
+        wanted["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return {name: value for name, value in wanted.items() if name in accepted}
