@@ -14,7 +14,7 @@ The rule:
 Wherever no token spans the join the ids equal those of lm-eval's `_encode_pair`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -119,6 +119,12 @@ def plain_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
         return [tuple(e.ids) for e in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
     found = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False)
     return [tuple(ids) for ids in found["input_ids"]]
+
+
+def unknown_token(ids: Iterable[int], known_tokens: int) -> str:
+    """What is wrong with ids of which a model, that knows so many tokens, does not know one; empty where it does."""
+    largest = max(ids)
+    return f"the tokenizer gives id {largest}, the model knows {known_tokens} tokens" if largest >= known_tokens else ""
 
 
 def added_prefix(tokenizer: Tokenizer) -> Ids:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from openflan.encoding.boundary import unknown_token
 from openflan.encoding.prompt_format import PromptFormat
 from openflan.errors import ModelError, Problem
 from openflan.scoring.forward import accepted_arguments, inference, turned_beyond, window_of
@@ -136,8 +137,8 @@ def _check(requests: Sequence[GenerationRequest], lm: "LanguageModel") -> None:
             problems.append(Problem(request.id, "the prompt has no token"))
         elif (length := len(request.prompt_ids)) >= context:
             problems.append(Problem(request.id, f"{length} tokens leave no room, the model reads {context}"))
-        elif (largest := max(request.prompt_ids)) >= known:
-            problems.append(Problem(request.id, f"the tokenizer gives id {largest}, the model knows {known} tokens"))
+        elif what := unknown_token(request.prompt_ids, known):
+            problems.append(Problem(request.id, what))
     if problems:
         raise ModelError(problems)
 

@@ -6,6 +6,7 @@ normalisations are made of the same pass. Read next: `plan.py`, then `tree.py`.
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import weakref
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from openflan.encoding.boundary import unknown_token
 from openflan.errors import ModelError, Problem
 from openflan.scoring import padded
 from openflan.scoring.forward import Readout, inference, readout, turned_beyond
@@ -198,8 +200,8 @@ def request_problems(requests: Sequence[ScoreRequest], lm: "LanguageModel") -> l
             problems.append(Problem(request.id, "the prompt and every option need at least one token"))
         elif (length := _longest(request)) > context:
             problems.append(Problem(request.id, f"{length} tokens, the model reads {context}"))
-        elif (largest := max(map(max, (request.prompt_ids, *request.option_ids)))) >= known:
-            problems.append(Problem(request.id, f"the tokenizer gives id {largest}, the model knows {known} tokens"))
+        elif what := unknown_token(itertools.chain(request.prompt_ids, *request.option_ids), known):
+            problems.append(Problem(request.id, what))
     return problems
 
 

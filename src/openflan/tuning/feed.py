@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openflan.artifacts import read_json, room_for, write_json
-from openflan.encoding.boundary import Tokenizer
+from openflan.encoding.boundary import Tokenizer, unknown_token
 from openflan.encoding.encode import Encoded, encode
 from openflan.encoding.pack import PackedRow, pack
 from openflan.encoding.prompt_format import Lengths, PromptFormat
@@ -106,10 +106,9 @@ class PackedBlocks:
 
 def _check_known(encoded: Sequence[Encoded], known_tokens: int) -> None:
     for example in encoded:
-        if (largest := max((*example.prompt_ids, *example.target_ids))) >= known_tokens:
-            where, what = f"{example.task}, row {example.row_id}", f"the tokenizer gives id {largest}"
+        if what := unknown_token((*example.prompt_ids, *example.target_ids), known_tokens):
             hint = "tokenizer and model are not of one another: take the tokenizer the model was trained with"
-            raise ModelError(Problem(where, f"{what}, the model knows {known_tokens} tokens", hint))
+            raise ModelError(Problem(f"{example.task}, row {example.row_id}", what, hint))
 
 
 def steps_from(
